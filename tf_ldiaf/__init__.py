@@ -1,0 +1,25 @@
+"""Variational autoencoders with a learned latent graph and inverse autoregressive flow posteriors.
+
+Public names: `Config` (every setting) and `LDIAF` (the Keras model).
+
+Symbols, everywhere:
+    B batch, S importance samples, N latent nodes, D node_dim, X observed dimensions, T flow steps.
+Axes: [S, B, N, D] in this order. Nodes are z_1 .. z_N; node N is the root; index n - 1 holds z_n.
+    adjacency[child, parent] is 1 where the child depends on the parent; parents have larger numbers.
+Units: every log-quantity is in nats per example; only `bounds.bits_per_dim` changes the unit.
+Signs: `elbo` is maximised; the loss is minus its mean.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+__all__ = ["LDIAF", "Config"]
+
+_HOMES = {"Config": "tf_ldiaf.config", "LDIAF": "tf_ldiaf.model"}
+
+
+def __getattr__(name):
+    # TensorFlow is imported when the model is first asked for, not with the package.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,63 @@
+"""Eq. elbo and Eq. iw: bounds on log p(x) from the terms of a model, as pure functions. Nats throughout."""
+
+import math
+
+import tensorflow as tf
+
+
+def elbo(log_likelihood, log_prior, log_posterior, kl_weight=1.0):
+    """Eq. elbo: log p(x given z) + log p(z) - log q(z given x), for each draw of z.
+
+    Args:
+        log_likelihood: [S, B], log p(x given z), nats.
+        log_prior: [S, B, N], log p(z_n given its parents), nats.
+        log_posterior: [S, B, N], log q(z_n given x and its parents), nats.
+        kl_weight: scalar; below 1 only while the KL term is warmed up, and then this is no bound.
+
+    Returns:
+        elbo: [S, B], nats; its expectation over draws is a lower bound of log p(x).
+
+    Source: Kingma and Welling 2014, arXiv 1312.6114, Eq. 2.
+    """
+    return log_likelihood - kl_weight * tf.reduce_sum(kl_per_node(log_prior, log_posterior), axis=-1)
+
+
+def kl_per_node(log_prior, log_posterior):
+    """One-draw estimates of each node's KL term, log q - log p: [S, B, N], nats."""
+    return log_posterior - log_prior
+
+
+def log_mean_exp(log_weights, axis=0):
+    """Eq. iw: log of the mean of exp(log_weights) over `axis`, without overflow.
+
+    With `log_weights` the [S, B] values of `elbo`, this is the importance-weighted bound: it
+    rises with S to log p(x), and equals the ELBO at S = 1.
+
+    Source: Burda et al. 2016, arXiv 1509.00519, Eq. 8.
+    """
+    num = tf.cast(tf.shape(log_weights)[axis], log_weights.dtype)
+    return tf.reduce_logsumexp(log_weights, axis=axis) - tf.math.log(num)
+
+
+def bits_per_dim(log_likelihood, num_dims):
+    """-log_likelihood in bits per observed dimension; `log_likelihood` in nats per example."""
+    return -log_likelihood / (num_dims * math.log(2.0))
+
+
+def active_units(latents, threshold=0.01):
+    """Which latent dimensions carry information about x: Var_x(E[z given x]) > threshold.
+
+    The variance over x of the posterior mean is estimated without bias, as the covariance over
+    examples of two independent draws of z.
+
+    Args:
+        latents: [2, B, N, D], two draws for each example.
+        threshold: variance above which a unit counts.
+
+    Returns:
+        active: [N, D], bool.
+
+    Source: Burda et al. 2016, arXiv 1509.00519, section 5.1.
+    """
+    centred = latents - tf.reduce_mean(latents, axis=1, keepdims=True)
+    return tf.reduce_mean(centred[0] * centred[1], axis=0) > threshold

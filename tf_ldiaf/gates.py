@@ -1,0 +1,91 @@
+"""Eq. gate: which latent node may depend on which."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+
+
+def all_gates_open(num_nodes: int) -> np.ndarray:
+    """The full graph: every node depends on all nodes after it.
+
+    Returns:
+        adjacency: [N, N], 1 where adjacency[child, parent] with parent > child, else 0.
+    """
+    return np.triu(np.ones((num_nodes, num_nodes), "float32"), k=1)
+
+
+@keras.saving.register_keras_serializable("tf_ldiaf")
+class Gates(keras.layers.Layer):
+    """Eq. gate: c[n, j] ~ Bernoulli(gate_probs[n, j]) for j > n, with gate_probs = sigmoid(gate_logits).
+
+    While learning, c is relaxed to the Concrete distribution at temperature tau,
+    c = sigmoid((gate_logits + L) / tau) with L a standard logistic draw, so that gradients
+    reach the logits. Evaluated, or with a fixed `adjacency`, c is 0 or 1.
+
+    Args:
+        num_nodes: N.
+        initial_prob: gate probability before learning, in (0, 1).
+        adjacency: [N, N] of 0 and 1, strictly upper triangular, to fix the gates; None to learn them.
+
+    Raises:
+        ValueError: an adjacency of another shape, with other values, or with a parent that is not after its child.
+
+    Source: He et al. 2019 (VAEs with jointly optimized latent dependency structure), Eq. 6; the relaxation
+        is Maddison et al. 2017, arXiv 1611.00712.
+    """
+
+    def __init__(self, num_nodes, initial_prob=0.5, adjacency=None, **kwargs):
+        super().__init__(**kwargs)
+        self.num_nodes = num_nodes
+        self.initial_prob = initial_prob
+        self.possible = all_gates_open(num_nodes)
+        self.fixed = None if adjacency is None else self._checked(np.asarray(adjacency, "float32"))
+
+    def _checked(self, adjacency):
+        expected = f"a {self.num_nodes} x {self.num_nodes} matrix of 0 and 1 with ones above the diagonal only"
+        if adjacency.shape != self.possible.shape:
+            raise ValueError(f"adjacency must be {expected}. Received shape: {adjacency.shape}.")
+        if not np.isin(adjacency, (0, 1)).all() or (adjacency > self.possible).any():
+            raise ValueError(f"adjacency must be {expected}. Received: {adjacency.tolist()}.")
+        return adjacency
+
+    def build(self, input_shape=None):
+        if self.fixed is None:
+            start = np.log(self.initial_prob) - np.log1p(-self.initial_prob)
+            self.gate_logits = self.add_weight(
+                name="gate_logits", shape=self.possible.shape, initializer=keras.initializers.Constant(start)
+            )
+        self.built = True
+
+    def probs(self):
+        """gate_probs: [N, N], 0 where no gate can be; the adjacency itself once it is fixed."""
+        if self.fixed is not None:
+            return tf.constant(self.fixed)
+        return tf.constant(self.possible) * tf.sigmoid(tf.convert_to_tensor(self.gate_logits))
+
+    def adjacency(self):
+        """The most probable graph: [N, N] of 0 and 1; a probability of one half counts as open."""
+        return tf.constant(self.possible) * tf.cast(self.probs() >= 0.5, tf.float32)
+
+    def sample(self, num, temperature, seed):
+        """Relaxed gates.
+
+        Args:
+            num: how many independent draws.
+            temperature: tau > 0, scalar.
+            seed: [2], int32, a stateless seed.
+
+        Returns:
+            gates: [num, N, N] in [0, 1].
+        """
+        relaxed = tfd.RelaxedBernoulli(temperature, logits=tf.convert_to_tensor(self.gate_logits))
+        return tf.constant(self.possible) * relaxed.sample(num, seed=seed)
+
+    def get_config(self):
+        fixed = None if self.fixed is None else self.fixed.tolist()
+        return super().get_config() | {
+            "num_nodes": self.num_nodes, "initial_prob": self.initial_prob, "adjacency": fixed,
+        }  # fmt: skip

@@ -1,0 +1,45 @@
+"""The networks: encoder, decoder, and the per-node networks that give Gaussian parameters."""
+
+import keras
+import tensorflow as tf
+
+# softplus(SCALE_OFFSET) = 1: a network of small outputs starts at unit scale.
+_SCALE_OFFSET = 0.5413248546129181
+_MIN_SCALE = 1e-3
+
+
+def mlp(units, name, output_dim=None):
+    """A dense ELU network: hidden widths `units`, then a linear layer of `output_dim` unless that is None."""
+    layers = [keras.layers.Dense(width, activation="elu", name=f"dense_{i}") for i, width in enumerate(units)]
+    if output_dim is not None:
+        layers.append(keras.layers.Dense(output_dim, name="output"))
+    return keras.Sequential(layers, name=name)
+
+
+@keras.saving.register_keras_serializable("tf_ldiaf")
+class GaussianNetwork(keras.layers.Layer):
+    """loc, scale (and h) of a node: (loc, scale, context) = MLP(inputs), with scale > 0.
+
+    Args:
+        node_dim: D, the size of loc and of scale.
+        units: hidden widths.
+        context_dim: the size of h for the node's flow; 0 for none.
+    """
+
+    def __init__(self, node_dim, units, context_dim=0, **kwargs):
+        super().__init__(**kwargs)
+        self.node_dim, self.units, self.context_dim = node_dim, tuple(units), context_dim
+        self.mlp = mlp(units, "mlp", 2 * node_dim + context_dim)
+
+    def build(self, input_shape):
+        self.mlp.build(input_shape)
+        self.built = True
+
+    def call(self, inputs):
+        loc, raw_scale, context = tf.split(self.mlp(inputs), [self.node_dim, self.node_dim, self.context_dim], axis=-1)
+        return loc, tf.nn.softplus(raw_scale + _SCALE_OFFSET) + _MIN_SCALE, tf.nn.elu(context)
+
+    def get_config(self):
+        return super().get_config() | {
+            "node_dim": self.node_dim, "units": self.units, "context_dim": self.context_dim,
+        }  # fmt: skip

@@ -1,0 +1,45 @@
+"""What changes while training: the optimizer's learning rate, the gates' temperature, the weight of the KL term."""
+
+import keras
+
+_OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "adamax": keras.optimizers.Adamax}
+
+
+def make_optimizer(config, num_steps=None):
+    """The optimizer of `config`.
+
+    Args:
+        config: a `Config`.
+        num_steps: steps of the whole phase, which a cosine schedule needs; without it the rate is constant.
+
+    Returns:
+        A Keras optimizer with clipping, weight decay and weight averaging as the settings say.
+    """
+    rate = config.learning_rate
+    if config.learning_rate_schedule == "cosine" and num_steps:
+        rate = keras.optimizers.schedules.CosineDecay(rate, num_steps)
+    return _OPTIMIZERS[config.optimizer](
+        learning_rate=rate,
+        global_clipnorm=config.clip_norm or None,
+        weight_decay=config.weight_decay or None,
+        use_ema=config.ema_decay > 0,
+        ema_momentum=config.ema_decay,
+    )
+
+
+def temperature(config, epoch):
+    """tau of the relaxed gates in `epoch` (from 0): temperature_decay^epoch, not below min_temperature."""
+    return max(config.temperature_decay**epoch, config.min_temperature)
+
+
+def kl_weight(config, epoch):
+    """Weight of the KL term in `epoch` (from 0): rises linearly, and is 1 from epoch `kl_warmup_epochs` on."""
+    return min(1.0, (epoch + 1) / (config.kl_warmup_epochs + 1))
+
+
+class EpochSchedules(keras.callbacks.Callback):
+    """Sets the model's temperature and KL weight at the start of every epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.temperature.assign(temperature(self.model.config, epoch))
+        self.model.kl_weight.assign(kl_weight(self.model.config, epoch))
