@@ -42,22 +42,3 @@ def log_mean_exp(log_weights, axis=0):
 def bits_per_dim(log_likelihood, num_dims):
     """-log_likelihood in bits per observed dimension; `log_likelihood` in nats per example."""
     return -log_likelihood / (num_dims * math.log(2.0))
-
-
-def active_units(latents, threshold=0.01):
-    """Which latent dimensions carry information about x: Var_x(E[z given x]) > threshold.
-
-    The variance over x of the posterior mean is estimated without bias, as the covariance over
-    examples of two independent draws of z.
-
-    Args:
-        latents: [2, B, N, D], two draws for each example.
-        threshold: variance above which a unit counts.
-
-    Returns:
-        active: [N, D], bool.
-
-    Source: Burda et al. 2016, arXiv 1509.00519, section 5.1.
-    """
-    centred = latents - tf.reduce_mean(latents, axis=1, keepdims=True)
-    return tf.reduce_mean(centred[0] * centred[1], axis=0) > threshold

@@ -161,7 +161,7 @@ class Config:
             raise ConfigError(f"--num_nodes must be at least 2 with --method={self.method}. Received: 1.")
         if self.method in ("graph_vae", "ldiaf") and not self.structure_epochs:
             raise ConfigError(
-                f"--structure_epochs must be at least 1 with --method={self.method}, which learns its gates. Received: 0."
+                f"--structure_epochs must be at least 1 with --method={self.method}, which learns gates. Received: 0."
             )
 
     @property

@@ -1,5 +1,7 @@
 """Eq. iaf: masks, the masked network, and a node's chain of inverse autoregressive steps."""
 
+import itertools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -29,7 +31,7 @@ def autoregressive_masks(node_dim, hidden_units, reverse=False):
         order = order[::-1]
     # Degrees 1 .. D-1, spread evenly; with D = 1 the one output may see nothing, and degree 1 sees to it.
     degrees = [order] + [1 + np.arange(units) * max(node_dim - 1, 1) // units for units in hidden_units]
-    hidden = [below[:, None] <= above[None, :] for below, above in zip(degrees, degrees[1:], strict=False)]
+    hidden = [below[:, None] <= above[None, :] for below, above in itertools.pairwise(degrees)]
     return [mask.astype("float32") for mask in [*hidden, degrees[-1][:, None] < order[None, :]]]
 
 

@@ -17,6 +17,12 @@ def all_gates_open(num_nodes: int) -> np.ndarray:
     return np.triu(np.ones((num_nodes, num_nodes), "float32"), k=1)
 
 
+def most_probable_graph(gate_probs):
+    """adjacency from gate_probs, both [N, N]: open where open is at least as probable as shut."""
+    gate_probs = np.asarray(gate_probs)
+    return all_gates_open(len(gate_probs)) * (gate_probs >= 0.5).astype("float32")
+
+
 @keras.saving.register_keras_serializable("tf_ldiaf")
 class Gates(keras.layers.Layer):
     """Eq. gate: c[n, j] ~ Bernoulli(gate_probs[n, j]) for j > n, with gate_probs = sigmoid(gate_logits).
@@ -67,7 +73,7 @@ class Gates(keras.layers.Layer):
         return tf.constant(self.possible) * tf.sigmoid(tf.convert_to_tensor(self.gate_logits))
 
     def adjacency(self):
-        """The most probable graph: [N, N] of 0 and 1; a probability of one half counts as open."""
+        """The most probable graph: [N, N] of 0 and 1, see `most_probable_graph`."""
         return tf.constant(self.possible) * tf.cast(self.probs() >= 0.5, tf.float32)
 
     def sample(self, num, temperature, seed):

@@ -11,6 +11,7 @@ from tf_ldiaf import bounds, schedules
 from tf_ldiaf.config import Config
 from tf_ldiaf.flows import InverseAutoregressiveFlow
 from tf_ldiaf.gates import Gates, all_gates_open
+from tf_ldiaf.metrics import ActiveUnits
 from tf_ldiaf.networks import GaussianNetwork, mlp
 
 tfd = tfp.distributions
@@ -113,19 +114,20 @@ class LDIAF(keras.Model):
             name: keras.metrics.Mean(name=name)
             for name in ["elbo", "reconstruction", "kl", *(f"kl_node_{n + 1}" for n in nodes), "gradient_norm"]
         }
+        self.active_units = ActiveUnits((config.num_nodes, config.node_dim))
         self.evaluated_batches = keras.metrics.Sum(name="evaluated_batches")
 
     # Keras's contract
 
     def build(self, input_shape):
         self.image_shape = tuple(input_shape[1:])
-        num_pixels = int(np.prod(self.image_shape))
+        self.num_pixels = int(np.prod(self.image_shape))
         config = self.config
-        self.decoder = mlp(config.decoder_units, "decoder", num_pixels)
+        self.decoder = mlp(config.decoder_units, "decoder", self.num_pixels)
         self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
         self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
         self.gates.build()
-        self.encoder.build((None, num_pixels))
+        self.encoder.build((None, self.num_pixels))
         self.decoder.build((None, config.num_nodes * config.node_dim))
         for n in range(config.num_nodes):
             self.bottom_up[n].build((None, config.encoder_units[-1]))
@@ -168,13 +170,17 @@ class LDIAF(keras.Model):
         gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
         self.optimizer.apply(gradients, self.trainable_variables)
         self.metric_means["gradient_norm"].update_state(tf.linalg.global_norm(gradients))
-        return self._update_metrics(terms)
+        logs = self._update_metrics(terms)
+        return logs if self.gates.fixed is not None else logs | {"temperature": tf.convert_to_tensor(self.temperature)}
 
     def test_step(self, data):
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
         seed = tf.random.fold_in([self.config.seed, 1], tf.cast(self.evaluated_batches.result(), tf.int32))
         self.evaluated_batches.update_state(1.0)
-        return self._update_metrics(self(x, seed=seed), weight)
+        bottom_up = self.infer(x)
+        terms = self._terms(x, bottom_up, seed, 1)
+        self.active_units.update_state(self._codes(bottom_up), weight)
+        return self._update_metrics(terms, weight) | {"active_units": self.active_units.result()}
 
     def _update_metrics(self, terms, weight=None):
         kl = tf.reduce_mean(terms.kl_per_node(), axis=0)
@@ -206,11 +212,11 @@ class LDIAF(keras.Model):
 
     def infer(self, x):
         """The bottom-up pass, once per image: a `BottomUp` for each node."""
-        features = self.encoder(tf.reshape(x, [-1, int(np.prod(self.image_shape))]))
+        features = self.encoder(tf.reshape(x, [-1, self.num_pixels]))
         return [BottomUp(*network(features)) for network in self.bottom_up]
 
     def _terms(self, x, bottom_up, seed, num_samples, training=False):
-        flat = tf.reshape(x, [tf.shape(x)[0], -1])
+        flat = tf.reshape(x, [-1, self.num_pixels])
         shape = tf.concat([[num_samples], tf.shape(flat)[:1]], axis=0)  # [S, B]
         bottom_up = [node.tile(num_samples) for node in bottom_up]
         gate_seed, *seeds = tf.unstack(tf.random.split(seed, self.config.num_nodes + 1))
@@ -231,7 +237,7 @@ class LDIAF(keras.Model):
             stacked = tf.stack([values[n] for n in range(self.config.num_nodes)], axis=-1)
             return tf.reshape(stacked, tf.concat([shape, [self.config.num_nodes]], axis=0))
 
-        logits = tf.reshape(self._decode_logits(latents), tf.concat([shape, [flat.shape[-1]]], axis=0))
+        logits = tf.reshape(self._decode_logits(latents), tf.concat([shape, [self.num_pixels]], axis=0))
         return Terms(
             log_likelihood=tfd.Independent(tfd.Bernoulli(logits=logits), 1).log_prob(flat),
             log_prior=per_node(log_prior),
@@ -310,10 +316,11 @@ class LDIAF(keras.Model):
             x: [B, ...], images with pixels in {0, 1}.
 
         Returns:
-            latents: [B, N, D].
+            codes: [B, N, D].
         """
-        bottom_up = self.infer(x)
+        return self._codes(self.infer(x))
 
+    def _codes(self, bottom_up):
         def draw(n, prior):
             posterior = self._posterior(n, prior, bottom_up[n])
             return posterior.bijector(posterior.distribution.loc) if self.flows else posterior.loc

@@ -1,0 +1,107 @@
+"""How every command starts and ends: flags, one-sentence errors, a quiet TensorFlow."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+from absl import flags
+
+from tf_ldiaf.config import ConfigError
+
+# What TensorFlow says of itself on a machine where all is well.
+_CHATTER = re.compile(
+    r"All log messages before absl::InitializeLog|oneDNN custom operations|This TensorFlow binary is optimized"
+    r"|To enable the following instructions|Could not find cuda drivers|TF-TRT Warning"
+    r"|Unable to register cu\w+ factory|computation_placer|AVX|^\s*$"
+)
+# A machine without a GPU says this too; on one with a GPU it is a real error.
+_NO_GPU = re.compile(r"failed call to cuInit|CUDA error|kernel driver does not appear to be running|cuda_diagnostics")
+
+
+def run(main: Callable[[], None], description: str) -> None:
+    """Parses the command line, then runs `main`.
+
+    A flag or input that cannot be used ends the process with one sentence on stderr and code 2,
+    Ctrl-C with code 130.
+
+    Args:
+        main: the command; it reads `flags.FLAGS`.
+        description: the help's first lines.
+    """
+    command = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    arguments = _flagfiles_first(sys.argv[1:])
+    try:
+        if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
+            print(f"{description}\n{_help()}")
+            return
+        rest = flags.FLAGS([command, *arguments])[1:]
+        if rest:
+            raise ConfigError(f"Arguments must be flags, --name=value. Received: {' '.join(rest)}.")
+        main()
+    except (flags.Error, ConfigError) as error:
+        sentence = " ".join(str(error).removeprefix("ERROR:: ").split())
+        print(f"{command}: {sentence}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\n{command}: interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def required(*names: str) -> None:
+    """Makes flags without a default obligatory.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    for name in names:
+        if not flags.FLAGS[name].value:
+            raise ConfigError(f"--{name} must be given. Received: nothing.")
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """While TensorFlow is imported and finds its devices: its chatter is dropped, all else is passed on."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            has_gpu = os.path.exists("/dev/nvidia0")
+            for line in caught.read().decode(errors="replace").splitlines():
+                if not _CHATTER.search(line) and (has_gpu or not _NO_GPU.search(line)):
+                    print(line, file=sys.stderr)
+
+
+def _flagfiles_first(arguments):
+    """The command line wins over a flagfile, wherever the flagfile stands."""
+    files, others, i = [], [], 0
+    while i < len(arguments):
+        if arguments[i] in ("--flagfile", "-flagfile"):
+            files += arguments[i : i + 2]
+            i += 1
+        elif re.match("--?flagfile=", arguments[i]):
+            files.append(arguments[i])
+        else:
+            others.append(arguments[i])
+        i += 1
+    return files + others
+
+
+def _help():
+    return "\n".join(
+        flags.FLAGS.module_help(name) for name in flags.FLAGS.flags_by_module_dict() if not name.startswith("absl")
+    ) + "\n  --flagfile: A file with flags, one a line; the command line wins over it.\n"  # fmt: skip

@@ -1,0 +1,41 @@
+"""python -m tf_ldiaf.evaluate: test ELBO and log-likelihood of a run, with standard errors."""
+
+import json
+import time
+
+from absl import flags
+
+from tf_ldiaf import cli
+from tf_ldiaf.run_folder import RunFolder, write_atomically
+
+flags.DEFINE_string("run_dir", "", "The folder of a trained run.")
+flags.DEFINE_integer(
+    "num_importance_samples", 100, "S, draws per image of the importance-weighted bound.", lower_bound=1
+)
+flags.DEFINE_integer("evaluation_batch_size", 100, "Images at a time.", lower_bound=1)
+flags.DEFINE_integer("evaluation_seed", 0, "Seed of the draws.", lower_bound=0, upper_bound=2**31 - 1)
+flags.DEFINE_string("data_dir", "", "Where TFDS keeps its data sets (default: as in the run).")
+
+
+def main() -> None:
+    """Evaluates the run's best weights on its test images."""
+    cli.required("run_dir")
+    folder = RunFolder(flags.FLAGS.run_dir)
+    folder.read_config()  # a folder that is not a run is refused before TensorFlow is imported
+    with cli.quiet_tensorflow():
+        from tf_ldiaf import evaluation
+    started = time.monotonic()
+    metrics = evaluation.evaluate(
+        folder,
+        num_importance_samples=flags.FLAGS.num_importance_samples,
+        batch_size=flags.FLAGS.evaluation_batch_size,
+        seed=flags.FLAGS.evaluation_seed,
+        data_dir=flags.FLAGS.data_dir,
+    )
+    print(evaluation.table(metrics))
+    print(f"{time.monotonic() - started:.0f} seconds; numbers in {folder.metrics_file}")
+    write_atomically(folder.metrics_file, json.dumps(metrics, indent=2))
+
+
+if __name__ == "__main__":
+    cli.run(main, "Test ELBO and log-likelihood of a run's best weights, with standard errors over images.")

@@ -1,0 +1,113 @@
+"""Pictures: grids of images, and the latent graph."""
+
+import io
+import pathlib
+
+import matplotlib.figure
+import networkx as nx
+import numpy as np
+from PIL import Image
+
+_SMALLEST_TILE = 56  # pixels on the screen: small images are enlarged to at least this
+
+
+def grid(images, columns=None):
+    """Images side by side, dark on light as ink on paper.
+
+    Args:
+        images: [n, H, W] in 0-1.
+        columns: images per row; a square grid by default.
+
+    Returns:
+        picture: [height, width], uint8.
+    """
+    images = np.asarray(images, "float32")
+    num, height, width = images.shape
+    columns = columns or int(np.ceil(np.sqrt(num)))
+    rows = -(-num // columns)
+    zoom = max(1, -(-_SMALLEST_TILE // max(height, width)))
+    tiles = np.zeros((rows * columns, height, width), "float32")
+    tiles[:num] = images
+    tiles = tiles.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    tiles = np.pad(tiles, ((0, 0), (2, 2), (2, 2)))
+    tile_height, tile_width = tiles.shape[1:]
+    picture = tiles.reshape(rows, columns, tile_height, tile_width).swapaxes(1, 2)
+    return np.round(255 * (1 - picture.reshape(rows * tile_height, columns * tile_width).clip(0, 1))).astype("uint8")
+
+
+def save_png(picture, path):
+    """Writes a uint8 picture, grey [height, width] or RGB [height, width, 3]."""
+    Image.fromarray(picture).save(path, format="PNG")
+
+
+def latent_graph(adjacency, gate_probs=None):
+    """The latent graph, edges from parent to child.
+
+    Args:
+        adjacency: [N, N], adjacency[child, parent].
+        gate_probs: [N, N], edge weights; the adjacency itself by default.
+
+    Returns:
+        A networkx.DiGraph with nodes z1 .. zN and edge attribute `weight`.
+    """
+    adjacency = np.asarray(adjacency)
+    weights = adjacency if gate_probs is None else np.asarray(gate_probs)
+    graph = nx.DiGraph()
+    graph.add_nodes_from(f"z{n + 1}" for n in range(len(adjacency)))
+    for child, parent in np.argwhere(adjacency > 0):
+        graph.add_edge(f"z{parent + 1}", f"z{child + 1}", weight=round(float(weights[child, parent]), 4))
+    return graph
+
+
+def draw_graph(graph, title=None):
+    """The latent graph as a picture: root on top, the weight beside each edge.
+
+    Args:
+        graph: a `latent_graph`.
+        title: a line above it.
+
+    Returns:
+        picture: [height, width, 3], uint8.
+    """
+    nodes = list(graph)
+    num = len(nodes)
+    # On a circle, the root at the top and the order clockwise: no edge hides behind a node.
+    angle = {node: np.pi / 2 - 2 * np.pi * (num - 1 - i) / max(num, 1) for i, node in enumerate(nodes)}
+    position = {node: (np.cos(a), np.sin(a)) for node, a in angle.items()}
+    figure = matplotlib.figure.Figure(figsize=(4.5, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.margins(0.15)
+    if title:
+        axes.set_title(title, fontsize=10)
+    weights = nx.get_edge_attributes(graph, "weight")
+    nx.draw_networkx_nodes(graph, position, ax=axes, node_size=900, node_color="#dbe9f6", edgecolors="#26547c")
+    nx.draw_networkx_labels(graph, position, ax=axes, font_size=11)
+    nx.draw_networkx_edges(
+        graph,
+        position,
+        ax=axes,
+        node_size=900,
+        width=[0.5 + 2 * weight for weight in weights.values()],
+        edge_color="#26547c",
+        arrowsize=14,
+    )
+    labels = {edge: f"{weight:.2f}" for edge, weight in weights.items() if weight != 1}
+    nx.draw_networkx_edge_labels(graph, position, labels, ax=axes, font_size=8, label_pos=0.35)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def save_graph(graph, path):
+    """Writes a `latent_graph` as a picture (.png), as DOT (.dot) or as node-link JSON (.json), by the suffix."""
+    import json
+
+    path = pathlib.Path(path)
+    if path.suffix == ".dot":
+        edges = (f'  {a} -> {b} [label="{weight:g}"];' for a, b, weight in graph.edges(data="weight"))
+        path.write_text("\n".join(["digraph latent {", *(f"  {node};" for node in graph), *edges, "}", ""]))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(nx.node_link_data(graph, edges="edges"), indent=2))
+    else:
+        save_png(draw_graph(graph), path)

@@ -1,0 +1,173 @@
+"""The run folder: what a training leaves behind, and how it is found again."""
+
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+
+from tf_ldiaf.config import Config, ConfigError
+
+_PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "tensorflow-datasets", "numpy")
+
+
+class RunFolder:
+    """Paths and small files of one run.
+
+        config.json              settings, versions, git commit
+        history.csv              one row an epoch
+        gates.json               gate probabilities per epoch, the final adjacency
+        checkpoints/best.keras   weights of the best validation ELBO
+        checkpoints/last.keras   model and optimizer, from which `--resume` goes on
+        tensorboard/             event files
+        report.md                the run on one page
+        metrics.json             written by evaluate
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.config_file = self.path / "config.json"
+        self.history_file = self.path / "history.csv"
+        self.gates_file = self.path / "gates.json"
+        self.best = self.path / "checkpoints" / "best.keras"
+        self.last = self.path / "checkpoints" / "last.keras"
+        self.tensorboard = self.path / "tensorboard"
+        self.report_file = self.path / "report.md"
+        self.metrics_file = self.path / "metrics.json"
+
+    @staticmethod
+    def default_path(config: Config) -> pathlib.Path:
+        """runs/METHOD-DATA-TIME."""
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        return pathlib.Path("runs") / f"{config.method}-{pathlib.Path(config.dataset).stem}-{now}"
+
+    @property
+    def holds_run(self) -> bool:
+        return self.config_file.is_file()
+
+    def check_new(self, overwrite: bool) -> None:
+        """Says whether `create` may be called, before anything slow is done.
+
+        Raises:
+            ConfigError: the folder holds a run already (unless `overwrite`), or other files.
+        """
+        if self.holds_run and not overwrite:
+            raise ConfigError(
+                f"--run_dir must be a new folder. Received: {self.path}, which holds a run; "
+                "--resume continues it, --overwrite replaces it."
+            )
+        if self.path.exists() and not self.holds_run and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(f"--run_dir must be a new folder. Received: {self.path}, which holds other things.")
+
+    def create(self, config: Config) -> None:
+        """Makes the folder for a new run, in place of the run it may hold.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        try:
+            if self.holds_run:
+                shutil.rmtree(self.path)
+            self.best.parent.mkdir(parents=True)
+            write_atomically(
+                self.config_file,
+                json.dumps(
+                    {
+                        "settings": config.to_json(),
+                        "versions": versions(),
+                        "git_commit": _git_commit(),
+                        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+                    },
+                    indent=2,
+                ),
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"--run_dir must be a folder that can be written. Received: {self.path} ({error.strerror})."
+            ) from None
+
+    def read_config(self) -> Config:
+        """The run's settings.
+
+        Raises:
+            ConfigError: the folder does not hold a run, or its config.json cannot be used.
+        """
+        return Config.from_json(self._read_json(self.config_file).get("settings", {}))
+
+    def read_gates(self) -> dict:
+        """`epochs` (a list of {epoch, probs}), and `adjacency` once it is final."""
+        return self._read_json(self.gates_file)
+
+    def read_metrics(self) -> dict:
+        return self._read_json(self.metrics_file)
+
+    def read_info(self) -> dict:
+        """All of config.json: settings, versions, git commit."""
+        return self._read_json(self.config_file)
+
+    def _read_json(self, file):
+        if not self.holds_run:
+            raise ConfigError(
+                f"--run_dir must be the folder of a run. Received: {self.path}, which has no config.json."
+            )
+        try:
+            return json.loads(file.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} must hold {file.name}. Received: a run without it.") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} must be readable JSON. Received: {error}.") from None
+
+    def read_history(self) -> list[dict]:
+        """Rows of history.csv: `phase` as text, all else as numbers."""
+        if not self.history_file.is_file():
+            return []
+        with open(self.history_file, newline="") as file:
+            return [
+                {key: value if key == "phase" else float(value) for key, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+
+    def write_history(self, rows: list[dict]) -> None:
+        lines = []
+        if rows:
+            lines = [",".join(rows[0]), *(",".join(_cell(value) for value in row.values()) for row in rows)]
+        write_atomically(self.history_file, "".join(line + "\n" for line in lines))
+
+    def write_gates(self, epochs: list[dict], adjacency) -> None:
+        write_atomically(self.gates_file, json.dumps({"epochs": epochs, "adjacency": adjacency}))
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """The file is the old one or the new one, never half of it."""
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(text)
+    os.replace(scratch, path)
+
+
+def _cell(value):
+    return value if isinstance(value, str) else str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and those it computes with."""
+    from tf_ldiaf import __version__
+
+    return {"python": platform.python_version(), "tf_ldiaf": __version__} | {
+        name: importlib.metadata.version(name) for name in _PACKAGES
+    }
+
+
+def _git_commit():
+    here = pathlib.Path(__file__).parent
+    try:
+        run = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return run.stdout.strip() or None

@@ -1,0 +1,86 @@
+"""Pictures and arrays from a SavedModel."""
+
+import json
+import pathlib
+
+import networkx as nx
+import numpy as np
+import tensorflow as tf
+
+from tf_ldiaf import data, pictures
+from tf_ldiaf.config import ConfigError
+
+
+def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: str = "") -> pathlib.Path:
+    """Writes samples, or reconstructions below their originals, as a picture and as arrays.
+
+    Args:
+        saved_model: a SavedModel of `tf_ldiaf.export`.
+        out: the picture, .png.
+        num: samples; or how many images of the file are reconstructed, at most.
+        seed: seed of the draws.
+        reconstruct: an .npz file of images, thresholded at one half if they are grey; "" for samples.
+
+    Returns:
+        The .npz file beside the picture: `probs`, `images`, and `originals` of reconstructions.
+
+    Raises:
+        ConfigError: the SavedModel or the file cannot be read, or the images do not fit the model.
+    """
+    signatures = _load(saved_model)
+    out = pathlib.Path(out)
+    arrays = out.with_suffix(".npz")
+    if reconstruct:
+        sizes = signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:]
+        x = data.read_images(reconstruct)[:num]
+        if x.shape[1:] != tuple(sizes):
+            raise ConfigError(f"--reconstruct must hold images of {tuple(sizes)}. Received: {x.shape[1:]}.")
+        drawn = signatures["reconstruct"](images=tf.constant(x), seed=tf.constant(seed))
+        probs, columns = drawn["probs"].numpy(), max(1, int(np.ceil(np.sqrt(2 * len(x)))))
+        picture = _interleaved(x, probs, columns)
+        kept = {"originals": x}
+    else:
+        drawn = signatures["sample"](num=tf.constant(num), seed=tf.constant(seed))
+        picture, kept = pictures.grid(drawn["probs"].numpy()), {}
+    try:
+        pictures.save_png(picture, out)
+        np.savez_compressed(arrays, **kept, **{name: value.numpy() for name, value in drawn.items()})
+    except OSError as error:
+        raise ConfigError(f"--out must be a file that can be written. Received: {out} ({error.strerror}).") from None
+    return arrays
+
+
+def write_graph(saved_model: str, out: str) -> None:
+    """Writes the latent graph of a SavedModel: picture, DOT or JSON by the suffix of `out`.
+
+    Raises:
+        ConfigError: the SavedModel has no readable graph.json, or `out` cannot be written.
+    """
+    file = pathlib.Path(saved_model) / "graph.json"
+    try:
+        graph = nx.node_link_graph(json.loads(file.read_text()), edges="edges")
+    except (OSError, ValueError, KeyError, TypeError, nx.NetworkXError) as error:
+        raise ConfigError(f"--saved_model must hold a readable graph.json. Received: {file} ({error}).") from None
+    try:
+        pictures.save_graph(graph, out)
+    except OSError as error:
+        raise ConfigError(f"--graph must be a file that can be written. Received: {out} ({error.strerror}).") from None
+
+
+def _load(saved_model):
+    try:
+        signatures = tf.saved_model.load(saved_model).signatures
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--saved_model must be a SavedModel. Received: {saved_model} ({reason}).") from None
+    if not {"sample", "reconstruct"} <= set(signatures):
+        raise ConfigError(f"--saved_model must be one that tf_ldiaf.export wrote. Received: {saved_model}.")
+    return signatures
+
+
+def _interleaved(originals, reconstructions, columns):
+    """A row of originals, below it the row of their reconstructions, and so on."""
+    num = len(originals)
+    padding = [(0, -num % columns), (0, 0), (0, 0)]
+    rows = [np.pad(x, padding).reshape(-1, 1, columns, *x.shape[1:]) for x in (originals, reconstructions)]
+    return pictures.grid(np.concatenate(rows, axis=1).reshape(-1, *originals.shape[1:]), columns)

@@ -1,0 +1,71 @@
+"""What TensorBoard shows of a run."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hp
+
+from tf_ldiaf import pictures
+from tf_ldiaf.config import Config
+from tf_ldiaf.gates import most_probable_graph
+
+_NUM_SAMPLES = 36
+_NUM_RECONSTRUCTIONS = 8
+
+
+class TensorBoardLog:
+    """Writes scalars, pictures and hyper-parameters of one run.
+
+    Scalars of training and validation share their names, in two writers, so that they share a plot.
+
+    Args:
+        folder: where the event files go.
+    """
+
+    def __init__(self, folder):
+        self.train = tf.summary.create_file_writer(str(folder / "train"))
+        self.valid = tf.summary.create_file_writer(str(folder / "validation"))
+
+    def hyper_parameters(self, config: Config) -> None:
+        """The settings, for the HParams page."""
+        with self.train.as_default():
+            hp.hparams(
+                {f.name: v if isinstance(v := getattr(config, f.name), (bool, int, float, str)) else str(v)
+                 for f in dataclasses.fields(config)}
+            )  # fmt: skip
+
+    def scalars(self, step: int, row: dict) -> None:
+        """One row of the history; columns `val_*` go to the validation writer."""
+        for name, value in row.items():
+            writer, tag = (self.valid, name[4:]) if name.startswith("val_") else (self.train, name)
+            if tag in ("phase", "epoch"):
+                continue
+            with writer.as_default(step):
+                tf.summary.scalar(tag.replace("kl_node_", "kl_per_node/z"), value)
+
+    def gates(self, step: int, gate_probs) -> None:
+        """The probability of every gate."""
+        with self.train.as_default(step):
+            for child, parent in zip(*np.triu_indices(len(gate_probs), k=1), strict=True):
+                tf.summary.scalar(f"gate_probs/z{child + 1}_given_z{parent + 1}", gate_probs[child][parent])
+
+    def pictures(self, step: int, model, images, gate_probs) -> None:
+        """Samples, reconstructions (original above reconstruction) and the latent graph."""
+        with self.valid.as_default(step):
+            samples = model.sample(_NUM_SAMPLES, seed=0)["probs"]
+            tf.summary.image("samples", _as_batch(pictures.grid(samples)))
+            x = tf.cast(images[:_NUM_RECONSTRUCTIONS], tf.float32)
+            pairs = tf.concat([x, model.reconstruct(x, seed=0)["probs"]], axis=0)
+            tf.summary.image("reconstructions", _as_batch(pictures.grid(pairs, columns=_NUM_RECONSTRUCTIONS)))
+            if len(gate_probs) > 1:
+                graph = pictures.latent_graph(most_probable_graph(gate_probs), gate_probs)
+                tf.summary.image("latent_graph", pictures.draw_graph(graph)[np.newaxis])
+
+    def close(self) -> None:
+        self.train.close()
+        self.valid.close()
+
+
+def _as_batch(picture):
+    return picture[np.newaxis, :, :, np.newaxis]

@@ -1,0 +1,48 @@
+"""python -m tf_ldiaf.train: trains a model and keeps the run in a folder."""
+
+from absl import flags
+
+from tf_ldiaf import cli
+from tf_ldiaf.config import Config, ConfigError
+from tf_ldiaf.run_folder import RunFolder
+
+flags.DEFINE_string("run_dir", "", "The run's folder (default: runs/METHOD-DATA-TIME).")
+flags.DEFINE_bool("resume", False, "Continue the run in --run_dir, with its settings.")
+flags.DEFINE_bool("overwrite", False, "Replace the run in --run_dir.")
+Config.define_flags()
+
+
+def main() -> None:
+    """Trains as the flags say."""
+    arguments, given = flags.FLAGS, Config.given_flags()
+    if arguments.resume:
+        cli.required("run_dir")
+        if arguments.overwrite:
+            raise ConfigError("--resume and --overwrite must not be given together. Received: both.")
+        folder = RunFolder(arguments.run_dir)
+        config = folder.read_config()
+        for name, value in given.items():
+            if value != getattr(config, name):
+                raise ConfigError(
+                    f"--{name} must be {getattr(config, name)} as in the run to resume. Received: {value}."
+                )
+    else:
+        config = Config.from_json(given)
+        folder = RunFolder(arguments.run_dir or RunFolder.default_path(config))
+        folder.check_new(arguments.overwrite)
+
+    with cli.quiet_tensorflow():
+        from tf_ldiaf import data, training
+    images = data.load(config)
+    if not arguments.resume:
+        folder.create(config)
+    print(f"Run folder: {folder.path}", flush=True)
+    try:
+        training.train(config, images, folder)
+    except KeyboardInterrupt:
+        print(f"\nTo continue: python -m tf_ldiaf.train --run_dir={folder.path} --resume")
+        raise
+
+
+if __name__ == "__main__":
+    cli.run(main, "Trains a model: learns the latent graph, fixes it, and trains with it.")
