@@ -11,6 +11,11 @@ Signs: `elbo` is maximised; the loss is minus its mean.
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tf_ldiaf.config import Config
+    from tf_ldiaf.model import LDIAF
 
 __version__ = "0.1.0"
 __all__ = ["LDIAF", "Config"]

@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import json
 import math
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Self
@@ -92,9 +91,9 @@ class Config:
     limit_train: int = _setting(0, "Train on this many images only (0: all).", low=0)
 
     method: str = _setting("ldiaf", "Which settings of the model.", choices=tuple(_METHODS))
-    num_nodes: int | None = _setting(None, "N, latent nodes.", low=1, high=1000)
-    node_dim: int | None = _setting(None, "D, dimensions of each node.", low=1, high=100_000)
-    num_flow_steps: int | None = _setting(None, "T, inverse autoregressive steps per node.", low=0, high=1000)
+    num_nodes: int = _setting(None, "N, latent nodes.", low=1, high=1000)
+    node_dim: int = _setting(None, "D, dimensions of each node.", low=1, high=100_000)
+    num_flow_steps: int = _setting(None, "T, inverse autoregressive steps per node.", low=0, high=1000)
     encoder_units: tuple[int, ...] = _setting((512, 512, 256, 128), "Widths of the encoder.", low=1)
     decoder_units: tuple[int, ...] = _setting((256, 512, 512), "Hidden widths of the decoder.", low=1)
     node_units: tuple[int, ...] = _setting((64,), "Hidden widths of every top-down and bottom-up network.", low=1)
@@ -110,7 +109,7 @@ class Config:
         0.1, "The temperature falls no further.", low=0, high=1, open_low=True, needs=_GATES
     )
 
-    structure_epochs: int | None = _setting(None, "Epochs that learn the gates, before they are fixed.", low=0)
+    structure_epochs: int = _setting(None, "Epochs that learn the gates, before they are fixed.", low=0)
     epochs: int = _setting(200, "Epochs with fixed gates.", low=1)
     batch_size: int = _setting(128, "Images per step.", low=1)
     optimizer: str = _setting("adam", "Optimizer.", choices=("adam", "adamw", "adamax"))
@@ -186,13 +185,15 @@ class Config:
                 near = difflib.get_close_matches(name, names, 1)
                 hint = f" Did you mean {near[0]}?" if near else ""
                 raise ConfigError(f"Settings must be among those of tf_ldiaf's Config. Received: {name}.{hint}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**given)
 
     @classmethod
     def define_flags(cls) -> None:
         """Defines one absl flag per setting."""
         for field in dataclasses.fields(cls):
-            kind, text, default = _kind(field), field.metadata["help"], field.default
+            kind, text = _kind(field), field.metadata["help"]
+            default: Any = field.default
             if default is None:
                 text += " Default: the method's."
             if kind is bool:
@@ -217,7 +218,7 @@ class Config:
         """
         given = {}
         for field in dataclasses.fields(cls):
-            flag = flags.FLAGS[field.name]
+            flag: Any = flags.FLAGS[field.name]
             if flag.present:
                 given[field.name] = _integers(field.name, flag.value) if _kind(field) is tuple else flag.value
         return given
@@ -232,11 +233,8 @@ class Config:
 
 
 def _kind(field: dataclasses.Field) -> type:
-    """bool, int, float, str or tuple: what a setting is, whether or not None stands for the method's default."""
-    annotation = field.type
-    if isinstance(annotation, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    return typing.get_origin(annotation) or annotation  # pyright: ignore[reportReturnType]
+    """bool, int, float, str or tuple: what a setting is."""
+    return typing.get_origin(field.type) or field.type  # pyright: ignore[reportReturnType]
 
 
 def _to_text(value: Any) -> str:
@@ -267,7 +265,8 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         raise ConfigError(f"--{name} must be one of {', '.join(choices)}. Received: {value}.")
     if kind is tuple and not value:
         raise ConfigError(f"--{name} must name at least one width. Received: nothing.")
-    for number in value if kind is tuple else (value,) if kind in (int, float) else ():
+    numbers: Any = value if kind is tuple else (value,) if kind in (int, float) else ()
+    for number in numbers:
         if type(number) not in (int, float) or (kind is tuple and type(number) is not int):
             raise ConfigError(f"--{name} must be a list of whole numbers. Received: {json.dumps(value, default=str)}.")
         if not (math.isfinite(number) and field.metadata["admits"](number)):

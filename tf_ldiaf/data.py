@@ -201,7 +201,7 @@ def _read_tfds(name, data_dir):
         raise ConfigError(f"--dataset must be a data set that TFDS can open. Received: {name} ({error}).") from None
     if not builder.is_prepared():
         _prepare(builder)
-    features = builder.info.features
+    features: typing.Any = builder.info.features
     if "image" not in features or "train" not in builder.info.splits:
         raise ConfigError(f"--dataset must have images and a train split. Received: {name}, which has not.")
     shape = features["image"].shape

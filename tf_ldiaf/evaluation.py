@@ -1,6 +1,7 @@
 """Numbers of a trained run on its test images."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,10 +24,11 @@ def load_best(folder: RunFolder) -> LDIAF:
     if not folder.best.is_file():
         raise ConfigError(f"--run_dir must hold a trained model. Received: {folder.path}, which has no checkpoint yet.")
     try:
-        return keras.models.load_model(folder.best, compile=False)
+        model: Any = keras.models.load_model(folder.best, compile=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{folder.best} must be a checkpoint of this package. Received: {reason}") from None
+    return model
 
 
 def evaluate(

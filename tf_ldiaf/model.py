@@ -175,7 +175,8 @@ class LDIAF(keras.Model):
 
     def test_step(self, data):
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
-        seed = tf.random.fold_in([self.config.seed, 1], tf.cast(self.evaluated_batches.result(), tf.int32))
+        batch: typing.Any = tf.cast(self.evaluated_batches.total.value, tf.int32)
+        seed = tf.random.fold_in([self.config.seed, 1], batch)
         self.evaluated_batches.update_state(1.0)
         bottom_up = self.infer(x)
         terms = self._terms(x, bottom_up, seed, 1)

@@ -28,8 +28,7 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         ConfigError: the SavedModel or the file cannot be read, or the images do not fit the model.
     """
     signatures = _load(saved_model)
-    out = pathlib.Path(out)
-    arrays = out.with_suffix(".npz")
+    arrays = pathlib.Path(out).with_suffix(".npz")
     if reconstruct:
         sizes = signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:]
         x = data.read_images(reconstruct)[:num]
