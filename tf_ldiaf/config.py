@@ -48,7 +48,10 @@ def _setting(
     needs: str = "",
 ) -> Any:
     """A field with its help text, its range (`open_*`: the end itself is excluded), and what it `needs`."""
-    interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    if high == math.inf:
+        interval = f"greater than {low:g}" if open_low else f"at least {low:g}"
+    else:
+        interval = f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
     metadata = {
         "help": text,
         "choices": choices,
@@ -113,13 +116,13 @@ class Config:
     epochs: int = _setting(200, "Epochs with fixed gates.", low=1)
     batch_size: int = _setting(128, "Images per step.", low=1)
     optimizer: str = _setting("adam", "Optimizer.", choices=("adam", "adamw", "adamax"))
-    learning_rate: float = _setting(1e-3, "Learning rate at the start of each phase.", low=0, open_low=True, high=10)
+    learning_rate: float = _setting(2e-3, "Learning rate at the start of each phase.", low=0, open_low=True, high=10)
     learning_rate_schedule: str = _setting(
         "cosine", "cosine: falls to 0 over each phase. constant.", choices=("cosine", "constant")
     )
     weight_decay: float = _setting(0.0, "Decoupled weight decay (adamw only).", low=0, high=1)
     clip_norm: float = _setting(5.0, "Largest global norm of the gradient (0: not clipped).", low=0)
-    kl_warmup_epochs: int = _setting(0, "Epochs over which the weight of the KL term rises to 1.", low=0)
+    kl_warmup_epochs: int = _setting(10, "Epochs over which the weight of the KL term rises to 1.", low=0)
     ema_decay: float = _setting(
         0.0, "Decay per step of the weights' moving average, which is then what is evaluated (0: none).",
         low=0, high=1, open_high=True,
@@ -270,5 +273,5 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         if type(number) not in (int, float) or (kind is tuple and type(number) is not int):
             raise ConfigError(f"--{name} must be a list of whole numbers. Received: {json.dumps(value, default=str)}.")
         if not (math.isfinite(number) and field.metadata["admits"](number)):
-            raise ConfigError(f"--{name} must be in {field.metadata['interval']}. Received: {number}.")
+            raise ConfigError(f"--{name} must be {field.metadata['interval']}. Received: {number}.")
     return value

@@ -12,8 +12,8 @@ flags.DEFINE_string("run_dir", "", "The folder of a trained run.")
 flags.DEFINE_integer(
     "num_importance_samples", 100, "S, draws per image of the importance-weighted bound.", lower_bound=1
 )
-flags.DEFINE_integer("evaluation_batch_size", 100, "Images at a time.", lower_bound=1)
-flags.DEFINE_integer("evaluation_seed", 0, "Seed of the draws.", lower_bound=0, upper_bound=2**31 - 1)
+flags.DEFINE_integer("batch_size", 100, "Images at a time.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Seed of the draws.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string("data_dir", "", "Where TFDS keeps its data sets (default: as in the run).")
 
 
@@ -28,8 +28,8 @@ def main() -> None:
     metrics = evaluation.evaluate(
         folder,
         num_importance_samples=flags.FLAGS.num_importance_samples,
-        batch_size=flags.FLAGS.evaluation_batch_size,
-        seed=flags.FLAGS.evaluation_seed,
+        batch_size=flags.FLAGS.batch_size,
+        seed=flags.FLAGS.seed,
         data_dir=flags.FLAGS.data_dir,
     )
     print(evaluation.table(metrics))

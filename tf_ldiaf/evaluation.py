@@ -1,6 +1,7 @@
 """Numbers of a trained run on its test images."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import keras
@@ -90,7 +91,7 @@ def per_image(model: LDIAF, images, num_importance_samples: int, batch_size: int
         return model.bounds(x, num_importance_samples, batch_seed) | {"codes": model.encode(x)}
 
     batches = data.evaluation_batches(images, batch_size)
-    progress = keras.utils.Progbar(len(batches), unit_name="batch")
+    progress = keras.utils.Progbar(len(batches), verbose=1 if sys.stdout.isatty() else 2, unit_name="batch")
     parts = []
     for i, (x, _, weight) in enumerate(batches):
         used = weight.numpy() > 0
