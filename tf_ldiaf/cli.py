@@ -102,6 +102,9 @@ def _flagfiles_first(arguments):
 
 
 def _help():
-    return "\n".join(
-        flags.FLAGS.module_help(name) for name in flags.FLAGS.flags_by_module_dict() if not name.startswith("absl")
-    ) + "\n  --flagfile: A file with flags, one a line; the command line wins over it.\n"  # fmt: skip
+    return (
+        "\n".join(
+            flags.FLAGS.module_help(name) for name in flags.FLAGS.flags_by_module_dict() if not name.startswith("absl")
+        )
+        + "\n  --flagfile: A file with flags, one a line; the command line wins over it.\n"
+    )

@@ -124,9 +124,12 @@ class Config:
     clip_norm: float = _setting(5.0, "Largest global norm of the gradient (0: not clipped).", low=0)
     kl_warmup_epochs: int = _setting(10, "Epochs over which the weight of the KL term rises to 1.", low=0)
     ema_decay: float = _setting(
-        0.0, "Decay per step of the weights' moving average, which is then what is evaluated (0: none).",
-        low=0, high=1, open_high=True,
-    )  # fmt: skip
+        0.0,
+        "Decay per step of the weights' moving average, which is then what is evaluated (0: none).",
+        low=0,
+        high=1,
+        open_high=True,
+    )
     early_stopping_patience: int = _setting(
         0, "Stop a phase after this many epochs without a better validation ELBO (0: never).", low=0
     )

@@ -117,8 +117,10 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {
-            "node_dim": self.node_dim, "num_steps": self.num_steps, "units": self.units,
-        }  # fmt: skip
+            "node_dim": self.node_dim,
+            "num_steps": self.num_steps,
+            "units": self.units,
+        }
 
 
 def _step(network, context):

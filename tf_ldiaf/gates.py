@@ -93,5 +93,7 @@ class Gates(keras.layers.Layer):
     def get_config(self):
         fixed = None if self.fixed is None else self.fixed.tolist()
         return super().get_config() | {
-            "num_nodes": self.num_nodes, "initial_prob": self.initial_prob, "adjacency": fixed,
-        }  # fmt: skip
+            "num_nodes": self.num_nodes,
+            "initial_prob": self.initial_prob,
+            "adjacency": fixed,
+        }

@@ -287,8 +287,10 @@ class LDIAF(keras.Model):
         """A picture of p(x given z): its means, and a draw."""
         likelihood = tfd.Bernoulli(logits=self._decode_logits(latents), dtype=tf.float32)
         shape = (-1, *self.image_shape)
-        return {"probs": tf.reshape(likelihood.probs_parameter(), shape),
-                "images": tf.reshape(likelihood.sample(seed=seed), shape)}  # fmt: skip
+        return {
+            "probs": tf.reshape(likelihood.probs_parameter(), shape),
+            "images": tf.reshape(likelihood.sample(seed=seed), shape),
+        }
 
     # What a trained model is used for
 

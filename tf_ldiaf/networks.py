@@ -45,5 +45,7 @@ class GaussianNetwork(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {
-            "node_dim": self.node_dim, "units": self.units, "context_dim": self.context_dim,
-        }  # fmt: skip
+            "node_dim": self.node_dim,
+            "units": self.units,
+            "context_dim": self.context_dim,
+        }

@@ -93,7 +93,7 @@ def draw_graph(graph, title=None):
         arrowsize=14,
     )
     labels = {edge: f"{weight:.2f}" for edge, weight in weights.items() if weight != 1}
-    nx.draw_networkx_edge_labels(graph, position, labels, ax=axes, font_size=8, label_pos=0.35)
+    nx.draw_networkx_edge_labels(graph, position, labels, ax=axes, font_size=8, label_pos=0.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return np.asarray(Image.open(buffer).convert("RGB"))

@@ -88,7 +88,8 @@ class Recorder(keras.callbacks.Callback):
         if self.phase == "structure":
             self.log.gates(step, self.gate_probs)
         if last or epoch % max(1, self.params["epochs"] // _PICTURES_PER_PHASE) == 0:
-            self.log.pictures(step, self.model, self.images, self.gate_probs)
+            learned = self.gate_epochs[-1]["probs"] if self.gate_epochs else self.gate_probs
+            self.log.pictures(step, self.model, self.images, learned)
 
     def _means(self):
         return {name: float(mean.result()) for name, mean in self.model.metric_means.items()}

@@ -1,7 +1,5 @@
 """What TensorBoard shows of a run."""
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
@@ -28,12 +26,10 @@ class TensorBoardLog:
         self.valid = tf.summary.create_file_writer(str(folder / "validation"))
 
     def hyper_parameters(self, config: Config) -> None:
-        """The settings, for the HParams page."""
-        with self.train.as_default():
-            hp.hparams(
-                {f.name: v if isinstance(v := getattr(config, f.name), (bool, int, float, str)) else str(v)
-                 for f in dataclasses.fields(config)}
-            )  # fmt: skip
+        """The settings, for the HParams page, which shows them beside the validation scalars."""
+        settings = config.to_json()
+        with self.valid.as_default():
+            hp.hparams({k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()})
 
     def scalars(self, step: int, row: dict) -> None:
         """One row of the history; columns `val_*` go to the validation writer."""
