@@ -191,8 +191,7 @@ class Config:
                 near = difflib.get_close_matches(name, names, 1)
                 hint = f" Did you mean {near[0]}?" if near else ""
                 raise ConfigError(f"Settings must be among those of tf_ldiaf's Config. Received: {name}.{hint}")
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return cls(**given)
+        return cls(**dict[str, Any](settings))
 
     @classmethod
     def define_flags(cls) -> None:
@@ -259,6 +258,8 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     kind, name = _kind(field), field.name
     if value is None and field.default is None:
         return value
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

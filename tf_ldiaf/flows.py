@@ -29,8 +29,8 @@ def autoregressive_masks(node_dim, hidden_units, reverse=False):
     order = np.arange(1, node_dim + 1)
     if reverse:
         order = order[::-1]
-    # Degrees 1 .. D-1, spread evenly; with D = 1 the one output may see nothing, and degree 1 sees to it.
-    degrees = [order] + [1 + np.arange(units) * max(node_dim - 1, 1) // units for units in hidden_units]
+    # Hidden degrees 0 .. D-1, spread evenly: units of degree 0 see no input, and bring the context to the first output.
+    degrees = [order] + [np.arange(units) * node_dim // units for units in hidden_units]
     hidden = [below[:, None] <= above[None, :] for below, above in itertools.pairwise(degrees)]
     return [mask.astype("float32") for mask in [*hidden, degrees[-1][:, None] < order[None, :]]]
 

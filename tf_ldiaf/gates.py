@@ -87,8 +87,10 @@ class Gates(keras.layers.Layer):
         Returns:
             gates: [num, N, N] in [0, 1].
         """
-        relaxed = tfd.RelaxedBernoulli(temperature, logits=tf.convert_to_tensor(self.gate_logits))
-        return tf.constant(self.possible) * relaxed.sample(num, seed=seed)
+        logits = tf.convert_to_tensor(self.gate_logits)
+        # Not tfd.RelaxedBernoulli: the gradient of its draws overflows at low temperature.
+        relaxed = tf.sigmoid(tfd.Logistic(logits, 1.0).sample(num, seed=seed) / temperature)
+        return tf.constant(self.possible) * relaxed
 
     def get_config(self):
         fixed = None if self.fixed is None else self.fixed.tolist()

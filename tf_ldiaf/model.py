@@ -115,6 +115,8 @@ class LDIAF(keras.Model):
             for name in ["elbo", "reconstruction", "kl", *(f"kl_node_{n + 1}" for n in nodes), "gradient_norm"]
         }
         self.active_units = ActiveUnits((config.num_nodes, config.node_dim))
+        self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
+        self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
         self.evaluated_batches = keras.metrics.Sum(name="evaluated_batches")
 
     # Keras's contract
@@ -124,8 +126,6 @@ class LDIAF(keras.Model):
         self.num_pixels = int(np.prod(self.image_shape))
         config = self.config
         self.decoder = mlp(config.decoder_units, "decoder", self.num_pixels)
-        self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
-        self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
         self.gates.build()
         self.encoder.build((None, self.num_pixels))
         self.decoder.build((None, config.num_nodes * config.node_dim))
@@ -162,15 +162,16 @@ class LDIAF(keras.Model):
         return super().fit(*args, callbacks=[schedules.EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
 
     def train_step(self, data):
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
         seed = tf.random.fold_in([self.config.seed, 0], tf.cast(self.optimizer.iterations, tf.int32))
         with tf.GradientTape() as tape:
             terms = self(x, seed=seed, training=True)
-            loss = -tf.reduce_mean(terms.elbo(tf.convert_to_tensor(self.kl_weight)))
+            elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))
+            loss = -tf.reduce_mean(elbo if weight is None else elbo * weight)
         gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
         self.optimizer.apply(gradients, self.trainable_variables)
         self.metric_means["gradient_norm"].update_state(tf.linalg.global_norm(gradients))
-        logs = self._update_metrics(terms)
+        logs = self._update_metrics(terms, weight)
         return logs if self.gates.fixed is not None else logs | {"temperature": tf.convert_to_tensor(self.temperature)}
 
     def test_step(self, data):
@@ -213,6 +214,8 @@ class LDIAF(keras.Model):
 
     def infer(self, x):
         """The bottom-up pass, once per image: a `BottomUp` for each node."""
+        if not self.built:
+            self.build(x.shape)
         features = self.encoder(tf.reshape(x, [-1, self.num_pixels]))
         return [BottomUp(*network(features)) for network in self.bottom_up]
 
@@ -304,7 +307,12 @@ class LDIAF(keras.Model):
         Returns:
             probs: [num, ...], means of p(x given z).
             images: [num, ...], draws of 0 and 1.
+
+        Raises:
+            ValueError: the model was neither fitted, loaded, called nor built.
         """
+        if not self.built:
+            raise ValueError("sample needs a model that knows the size of its images. Received: one that saw none yet.")
         seeds = tf.unstack(tf.random.split([seed, 2], self.config.num_nodes + 1))
 
         def draw(n, prior):

@@ -21,7 +21,7 @@ def make_optimizer(config, num_steps=None):
     return _OPTIMIZERS[config.optimizer](
         learning_rate=rate,
         global_clipnorm=config.clip_norm or None,
-        weight_decay=config.weight_decay or None,
+        weight_decay=config.weight_decay if config.optimizer == "adamw" else None,
         use_ema=config.ema_decay > 0,
         ema_momentum=config.ema_decay,
     )
