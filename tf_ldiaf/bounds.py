@@ -1,8 +1,26 @@
 """Eq. elbo and Eq. iw: bounds on log p(x) from the terms of a model, as pure functions. Nats throughout."""
 
 import math
+import typing
 
 import tensorflow as tf
+
+
+class Terms(typing.NamedTuple):
+    """What S draws of z say of B images. Everything the objective, the metrics and the bounds need."""
+
+    log_likelihood: tf.Tensor  # [S, B], log p(x given z), nats
+    log_prior: tf.Tensor  # [S, B, N], log p(z_n given its parents), nats
+    log_posterior: tf.Tensor  # [S, B, N], log q(z_n given x and its parents), nats
+    latents: tf.Tensor  # [S, B, N, D], z_T
+
+    def elbo(self, kl_weight=1.0):
+        """[S, B], nats; see the function `elbo`."""
+        return elbo(self.log_likelihood, self.log_prior, self.log_posterior, kl_weight)
+
+    def kl_per_node(self):
+        """[S, B, N], nats; see the function `kl_per_node`."""
+        return kl_per_node(self.log_prior, self.log_posterior)
 
 
 def elbo(log_likelihood, log_prior, log_posterior, kl_weight=1.0):

@@ -37,7 +37,7 @@ def run(main: Callable[[], None], description: str) -> None:
         if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
             print(f"{description}\n{_help()}")
             return
-        rest = flags.FLAGS([command, *arguments])[1:]
+        rest = _parse(command, arguments)
         if rest:
             raise ConfigError(f"Arguments must be flags, --name=value. Received: {' '.join(rest)}.")
         main()
@@ -84,6 +84,15 @@ def quiet_tensorflow() -> Iterator[None]:
             for line in caught.read().decode(errors="replace").splitlines():
                 if not _CHATTER.search(line) and (has_gpu or not _NO_GPU.search(line)):
                     print(line, file=sys.stderr)
+
+
+def _parse(command, arguments):
+    try:
+        return flags.FLAGS([command, *arguments])[1:]
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--flagfile must be a text file. Received: one that is not UTF-8 ({error.reason})."
+        ) from None
 
 
 def _flagfiles_first(arguments):

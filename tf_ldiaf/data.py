@@ -4,6 +4,7 @@ import difflib
 import pathlib
 import typing
 import zipfile
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -37,7 +38,7 @@ def load(config: Config) -> Images:
         ConfigError: a source that is missing, unreadable, empty, of a wrong shape or out of range,
             or grey where 0/1 is asked for. One sentence each.
     """
-    path = pathlib.Path(config.dataset).expanduser()
+    path = _as_path(config.dataset)
     if config.dataset == "digits":
         splits = _read_digits()
     elif path.suffix == ".npz":
@@ -120,6 +121,15 @@ def _batch_size(images, config):
     return min(config.batch_size, len(images))
 
 
+def _as_path(dataset):
+    try:
+        path = pathlib.Path(dataset).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"--dataset must be a name or a path. Received: {dataset} ({error}).") from None
+    return path
+
+
 # Sources: each gives a dict of arrays among train, valid, test
 
 
@@ -146,11 +156,15 @@ def _read_arrays(path, flag, names=None):
     """The arrays of an .npz file that are called one of `names`, under their new names; by default the first."""
     if not path.is_file():
         raise ConfigError(f"{flag} must be an .npz file that exists. Received: {path}.")
+    unreadable = (
+        *(OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, NotImplementedError),
+        *(zipfile.BadZipFile, zlib.error),
+    )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = names or {name: name for name in arrays.files[:1]}
             return {name: arrays[key] for key, name in names.items() if key in arrays}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, MemoryError) as error:
+    except unreadable as error:
         raise ConfigError(f"{flag} must be a readable .npz file of numbers. Received: {path} ({error}).") from None
 
 

@@ -86,7 +86,10 @@ class MaskedNetwork(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
 class InverseAutoregressiveFlow(keras.layers.Layer):
-    """Eq. iaf: z_t = s_t z_{t-1} + (1 - s_t) m_t, with s_t = sigmoid(gate_logit + 2), for t = 1 .. T.
+    """The chain of T steps that follows a node's Gaussian draw z_0.
+
+        Eq. iaf: z_t = s_t z_{t-1} + (1 - s_t) m_t, with s_t = sigmoid(gate_logit + 2), for t = 1 .. T
+        Eq. density: log q(z_T) = log N(z_0; loc, scale) - sum_t sum_d log s_t,d
 
     Called with a context it returns the chain as a TFP bijector closed over that context:
     `forward` maps z_0 to z_T in T network evaluations, `forward_log_det_jacobian` is

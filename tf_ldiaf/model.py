@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_ldiaf import bounds, schedules
+from tf_ldiaf import schedules
+from tf_ldiaf.bounds import Terms
 from tf_ldiaf.config import Config
 from tf_ldiaf.flows import InverseAutoregressiveFlow
 from tf_ldiaf.gates import Gates, all_gates_open
@@ -18,23 +19,6 @@ tfd = tfp.distributions
 
 # Importance samples are drawn so many rows (samples x images) at a time: memory does not grow with S.
 _ROWS_PER_PASS = 2048
-
-
-class Terms(typing.NamedTuple):
-    """What S draws of z say of B images. Everything the objective, the metrics and the bounds need."""
-
-    log_likelihood: tf.Tensor  # [S, B], log p(x given z), nats
-    log_prior: tf.Tensor  # [S, B, N], log p(z_n given its parents), nats
-    log_posterior: tf.Tensor  # [S, B, N], log q(z_n given x and its parents), nats
-    latents: tf.Tensor  # [S, B, N, D], z_T
-
-    def elbo(self, kl_weight=1.0):
-        """[S, B], nats; see `bounds.elbo`."""
-        return bounds.elbo(self.log_likelihood, self.log_prior, self.log_posterior, kl_weight)
-
-    def kl_per_node(self):
-        """[S, B, N], nats; see `bounds.kl_per_node`."""
-        return bounds.kl_per_node(self.log_prior, self.log_posterior)
 
 
 class BottomUp(typing.NamedTuple):
@@ -72,9 +56,9 @@ class LDIAF(keras.Model):
     where its gates are open:
 
         Eq. prior   p(z given c) = N(z_N; 0, I) prod_n N(z_n; loc^_n, scale^_n), from MLP_TD_n(concat_j c[n,j] z_j)
-        Eq. density log q(z_nT) = log N(z_n0; loc_n, scale_n) - sum_t sum_d log s_t,d
 
-    with (loc_n, scale_n) from Eq. fusion and z_nT from Eq. iaf. z_nT is what children and decoder see.
+    The posterior of a node has (loc_n, scale_n) from Eq. fusion and z_nT from Eq. iaf, with the log-probability of
+    Eq. density. z_nT is what children and decoder see.
 
     Called with images it returns `Terms`. It is a plain Keras model otherwise: `compile`, `fit`,
     `evaluate`, `save`, `keras.models.load_model`.
@@ -157,6 +141,8 @@ class LDIAF(keras.Model):
 
     def fit(self, *args, callbacks=None, **kwargs):
         """As Keras's; temperature and KL weight follow the epoch, and averaged weights are what is validated."""
+        if self.built:
+            self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
         averaging = [keras.callbacks.SwapEMAWeights()] if self.optimizer.use_ema else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
         return super().fit(*args, callbacks=[schedules.EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
@@ -348,7 +334,7 @@ class LDIAF(keras.Model):
         return self._decode(latents, seeds[-1])
 
     def log_likelihood(self, x, num_importance_samples=100, seed=0):
-        """Eq. iw: the importance-weighted bound on log p(x).
+        """The importance-weighted bound on log p(x), Eq. iw.
 
         Args:
             x: [B, ...], images with pixels in {0, 1}.

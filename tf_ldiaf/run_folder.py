@@ -50,7 +50,11 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        return self.config_file.is_file()
+        """Whether the folder's config.json is one that `create` wrote."""
+        try:
+            return "tf_ldiaf" in json.loads(self.config_file.read_text())["versions"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def check_new(self, overwrite: bool) -> None:
         """Says whether `create` may be called, before anything slow is done.
@@ -63,7 +67,11 @@ class RunFolder:
                 f"--run_dir must be a new folder. Received: {self.path}, which holds a run; "
                 "--resume continues it, --overwrite replaces it."
             )
-        if self.path.exists() and not self.holds_run and (not self.path.is_dir() or any(self.path.iterdir())):
+        try:
+            occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        except OSError as error:
+            raise ConfigError(f"--run_dir must be a new folder. Received: {self.path} ({error.strerror}).") from None
+        if occupied and not self.holds_run:
             raise ConfigError(f"--run_dir must be a new folder. Received: {self.path}, which holds other things.")
 
     def create(self, config: Config) -> None:
@@ -99,7 +107,10 @@ class RunFolder:
         Raises:
             ConfigError: the folder does not hold a run, or its config.json cannot be used.
         """
-        return Config.from_json(self._read_json(self.config_file).get("settings", {}))
+        settings = self._read_json(self.config_file).get("settings")
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{self.config_file} must hold the settings of a run. Received: one without settings.")
+        return Config.from_json(settings)
 
     def read_gates(self) -> dict:
         """`epochs` (a list of {epoch, probs}), and `adjacency` once it is final."""
@@ -115,7 +126,7 @@ class RunFolder:
     def _read_json(self, file):
         if not self.holds_run:
             raise ConfigError(
-                f"--run_dir must be the folder of a run. Received: {self.path}, which has no config.json."
+                f"--run_dir must be the folder of a run. Received: {self.path}, which has no config.json of a run."
             )
         try:
             return json.loads(file.read_text())

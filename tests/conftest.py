@@ -1,0 +1,51 @@
+"""What several test files share: a quiet TensorFlow, and small configurations, images and weights."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Makes a `Config` of narrow networks, by default 3 nodes of 2 dimensions where the method admits them."""
+    from tf_ldiaf import Config
+
+    def make(method="ldiaf", **changes):
+        settings = {"node_dim": 2, "encoder_units": (8,), "decoder_units": (8,), "node_units": (8,)}
+        if method in ("fc_vae", "graph_vae", "ldiaf"):
+            settings |= {"num_nodes": 3}
+        if method in ("vae_iaf", "ldiaf"):
+            settings |= {"flow_units": (16, 16), "context_dim": 4}
+        if method in ("graph_vae", "ldiaf"):
+            settings |= {"structure_epochs": 1}
+        return Config(
+            method=method, **(settings | {"epochs": 1, "kl_warmup_epochs": 0, "jit_compile": False} | changes)
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Makes `num` images of 0 and 1."""
+
+    def make(num, shape=(3, 3), seed=0):
+        return (np.random.default_rng(seed).random((num, *shape)) < 0.5).astype("float32")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def randomise():
+    """Adds normal noise to every trainable variable, so that nothing holds only near the initial weights."""
+
+    def add_noise(layer, scale=0.3, seed=0):
+        rng = np.random.default_rng(seed)
+        for variable in layer.trainable_variables:
+            variable.assign_add(scale * rng.normal(size=variable.shape).astype("float32"))
+        return layer
+
+    return add_noise

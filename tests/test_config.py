@@ -1,0 +1,209 @@
+"""Settings: round trips, the table of methods, and every refusal's sentence."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from tf_ldiaf.config import Config, ConfigError
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+METHODS = ["vae", "vae_iaf", "fc_vae", "graph_vae", "ldiaf"]
+
+EVERY_SETTING_CHANGED = {
+    "dataset": "mnist", "data_dir": "/a folder/with spaces", "binarization": "dynamic", "validation_fraction": 0.1,
+    "limit_train": 1000, "method": "graph_vae", "num_nodes": 3, "node_dim": 7, "num_flow_steps": 0,
+    "encoder_units": (9, 8), "decoder_units": (5,), "node_units": (4, 3, 2), "initial_gate_prob": 0.3,
+    "temperature_decay": 0.9, "min_temperature": 0.05, "structure_epochs": 11, "epochs": 12, "batch_size": 13,
+    "optimizer": "adamw", "learning_rate": 1.23456789e-5, "learning_rate_schedule": "constant", "weight_decay": 0.01,
+    "clip_norm": 0.0, "kl_warmup_epochs": 2, "ema_decay": 0.999, "early_stopping_patience": 4, "seed": 2**31 - 1,
+    "jit_compile": False,
+}  # fmt: skip
+FLOW_SETTINGS_CHANGED = {"method": "vae_iaf", "flow_units": (6, 5), "context_dim": 3}
+ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGED, FLOW_SETTINGS_CHANGED]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def defined_flags():
+    if "dataset" not in flags.FLAGS:
+        Config.define_flags()
+
+
+def from_command_line(arguments):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["program", *arguments])
+        return Config.from_json(Config.given_flags())
+
+
+def test_the_round_trips_change_every_setting():
+    assert set(EVERY_SETTING_CHANGED) | set(FLOW_SETTINGS_CHANGED) == set(FIELDS)
+    for name, value in (EVERY_SETTING_CHANGED | FLOW_SETTINGS_CHANGED).items():
+        assert value != FIELDS[name].default, name
+
+
+@pytest.mark.parametrize("settings", ROUND_TRIPS)
+def test_json_round_trip(settings):
+    config = Config(**settings)
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert set(config.to_json()) == set(FIELDS)
+
+
+@pytest.mark.parametrize("settings", ROUND_TRIPS)
+def test_flags_round_trip(settings):
+    config = Config(**settings)
+    arguments = config.to_flags()
+    assert from_command_line(arguments) == config
+    assert len(set(arguments)) == len(arguments)
+
+
+def test_flags_name_only_departures_from_defaults():
+    assert Config(method="vae_iaf", batch_size=FIELDS["batch_size"].default, epochs=3).to_flags() == [
+        "--method=vae_iaf", "--num_nodes=1", "--node_dim=80", "--num_flow_steps=2", "--structure_epochs=0",
+        "--epochs=3",
+    ]  # fmt: skip
+    assert from_command_line([]) == Config()
+
+
+def test_every_setting_has_a_flag_with_help():
+    for name, field in FIELDS.items():
+        assert field.metadata["help"].rstrip().endswith("."), name
+        assert field.metadata["help"].rstrip(".") in flags.FLAGS[name].help, name
+
+
+def test_an_explicit_default_counts_as_given():
+    with flagsaver.flagsaver():
+        flags.FLAGS(["program", "--epochs=200", "--nojit_compile", "--node_units=4,5"])
+        assert Config.given_flags() == {"epochs": 200, "jit_compile": False, "node_units": (4, 5)}
+
+
+@pytest.mark.parametrize(
+    ("method", "num_nodes", "node_dim", "num_flow_steps", "learns_gates"),
+    [
+        ("vae", 1, 80, 0, False), ("vae_iaf", 1, 80, 2, False), ("fc_vae", 5, 16, 0, False),
+        ("graph_vae", 5, 16, 0, True), ("ldiaf", 5, 16, 2, True),
+    ],
+)  # fmt: skip
+def test_method_table(method, num_nodes, node_dim, num_flow_steps, learns_gates):
+    config = Config(method=method)
+    assert (config.num_nodes, config.node_dim, config.num_flow_steps) == (num_nodes, node_dim, num_flow_steps)
+    assert config.learns_gates == learns_gates
+    assert bool(config.structure_epochs) == learns_gates
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        # wrong types
+        ({"batch_size": 1.5}, ["--batch_size", "a whole number", "1.5"]),
+        ({"batch_size": True}, ["--batch_size", "a whole number", "true"]),
+        ({"batch_size": None}, ["--batch_size", "a whole number", "null"]),
+        ({"num_nodes": "3"}, ["--num_nodes", "a whole number", '"3"']),
+        ({"learning_rate": "fast"}, ["--learning_rate", "a number", '"fast"']),
+        ({"learning_rate": True}, ["--learning_rate", "a number", "true"]),
+        ({"dataset": 3}, ["--dataset", "a string", "3"]),
+        ({"jit_compile": 1}, ["--jit_compile", "true or false", "1"]),
+        ({"node_units": 64}, ["--node_units", "a list of whole numbers", "64"]),
+        ({"node_units": (8, 1.5)}, ["--node_units", "a list of whole numbers", "1.5"]),
+        ({"node_units": (8, True)}, ["--node_units", "a list of whole numbers", "true"]),
+        ({"node_units": ("8",)}, ["--node_units", "a list of whole numbers", '"8"']),
+        ({"node_units": ()}, ["--node_units", "at least one width"]),
+        # choices
+        ({"method": "nvae"}, ["--method", "vae, vae_iaf, fc_vae, graph_vae, ldiaf", "nvae"]),
+        ({"binarization": "static"}, ["--binarization", "threshold, dynamic, none", "static"]),
+        ({"optimizer": "sgd"}, ["--optimizer", "adam, adamw, adamax", "sgd"]),
+        ({"learning_rate_schedule": "step"}, ["--learning_rate_schedule", "cosine, constant", "step"]),
+        # ranges
+        ({"validation_fraction": 0.0}, ["--validation_fraction", "(0, 0.9]", "0.0"]),
+        ({"validation_fraction": 0.91}, ["--validation_fraction", "(0, 0.9]", "0.91"]),
+        ({"limit_train": -1}, ["--limit_train", "at least 0", "-1"]),
+        ({"num_nodes": 0}, ["--num_nodes", "[1, 1000]", "0"]),
+        ({"num_nodes": 1001}, ["--num_nodes", "[1, 1000]", "1001"]),
+        ({"node_dim": 0}, ["--node_dim", "[1, 100000]", "0"]),
+        ({"num_flow_steps": -1}, ["--num_flow_steps", "[0, 1000]", "-1"]),
+        ({"encoder_units": (8, 0)}, ["--encoder_units", "at least 1", "0"]),
+        ({"decoder_units": (-8,)}, ["--decoder_units", "at least 1", "-8"]),
+        ({"flow_units": (0,)}, ["--flow_units", "at least 1", "0"]),
+        ({"context_dim": 0}, ["--context_dim", "at least 1", "0"]),
+        ({"initial_gate_prob": 0.0}, ["--initial_gate_prob", "(0, 1)", "0.0"]),
+        ({"initial_gate_prob": 1}, ["--initial_gate_prob", "(0, 1)", "1.0"]),
+        ({"temperature_decay": 0.0}, ["--temperature_decay", "(0, 1]", "0.0"]),
+        ({"min_temperature": 1.5}, ["--min_temperature", "(0, 1]", "1.5"]),
+        ({"structure_epochs": -1}, ["--structure_epochs", "at least 0", "-1"]),
+        ({"epochs": 0}, ["--epochs", "at least 1", "0"]),
+        ({"batch_size": 0}, ["--batch_size", "at least 1", "0"]),
+        ({"learning_rate": 0.0}, ["--learning_rate", "(0, 10]", "0.0"]),
+        ({"learning_rate": 11}, ["--learning_rate", "(0, 10]", "11.0"]),
+        ({"learning_rate": math.nan}, ["--learning_rate", "(0, 10]", "nan"]),
+        ({"weight_decay": 1.5, "optimizer": "adamw"}, ["--weight_decay", "[0, 1]", "1.5"]),
+        ({"clip_norm": -1.0}, ["--clip_norm", "at least 0", "-1.0"]),
+        ({"clip_norm": math.inf}, ["--clip_norm", "inf"]),
+        ({"kl_warmup_epochs": -1}, ["--kl_warmup_epochs", "at least 0", "-1"]),
+        ({"ema_decay": 1.0}, ["--ema_decay", "[0, 1)", "1.0"]),
+        ({"early_stopping_patience": -1}, ["--early_stopping_patience", "at least 0", "-1"]),
+        ({"seed": -1}, ["--seed", "-1"]),
+        ({"seed": 2**31}, ["--seed", str(2**31)]),
+        # what a method excludes
+        ({"method": "vae", "num_nodes": 2}, ["--num_nodes", "always 1", "--method=vae", "2"]),
+        ({"method": "vae", "num_flow_steps": 1}, ["--num_flow_steps", "always 0", "--method=vae", "1"]),
+        ({"method": "vae_iaf", "structure_epochs": 5}, ["--structure_epochs", "always 0", "vae_iaf", "5"]),
+        ({"method": "fc_vae", "structure_epochs": 5}, ["--structure_epochs", "always 0", "fc_vae", "5"]),
+        ({"method": "graph_vae", "num_flow_steps": 2}, ["--num_flow_steps", "always 0", "graph_vae", "2"]),
+        ({"method": "vae_iaf", "num_flow_steps": 0}, ["--num_flow_steps", "at least 1", "vae_iaf", "0"]),
+        ({"method": "ldiaf", "num_flow_steps": 0}, ["--num_flow_steps", "at least 1", "ldiaf", "0"]),
+        ({"method": "ldiaf", "num_nodes": 1}, ["--num_nodes", "at least 2", "ldiaf", "1"]),
+        ({"method": "fc_vae", "num_nodes": 1}, ["--num_nodes", "at least 2", "fc_vae", "1"]),
+        ({"method": "graph_vae", "structure_epochs": 0}, ["--structure_epochs", "at least 1", "graph_vae", "0"]),
+        ({"method": "vae", "flow_units": (8, 8)}, ["--flow_units", "a flow", "vae lacks", "8,8"]),
+        ({"method": "graph_vae", "context_dim": 8}, ["--context_dim", "a flow", "graph_vae lacks", "8"]),
+        ({"method": "fc_vae", "initial_gate_prob": 0.9}, ["--initial_gate_prob", "learned gates", "fc_vae", "0.9"]),
+        ({"method": "vae", "temperature_decay": 0.9}, ["--temperature_decay", "learned gates", "vae", "0.9"]),
+        ({"method": "vae_iaf", "min_temperature": 0.5}, ["--min_temperature", "learned gates", "vae_iaf", "0.5"]),
+        ({"weight_decay": 0.1}, ["--weight_decay", "--optimizer=adamw", "0.1 with adam"]),
+    ],
+)
+def test_a_refusal_names_the_setting_what_was_expected_and_what_came(settings, words):
+    with pytest.raises(ConfigError) as refusal:
+        Config(**settings)
+    text = str(refusal.value)
+    expected, _, received = text.partition(" Received: ")
+    assert received, text
+    assert words[0] in expected, text
+    assert words[-1] in received or words[0] == "--node_units", text
+    assert all(word in text for word in words), text
+    assert text.endswith(".")
+    assert "\n" not in text
+
+
+def test_unknown_names_in_json_are_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"Received: lerning_rate\. Did you mean learning_rate\?"):
+        Config.from_json({"lerning_rate": 0.1})
+    with pytest.raises(ConfigError, match=r"Received: qqq\.$"):
+        Config.from_json({"qqq": 1})
+
+
+def test_a_list_flag_of_words_is_refused():
+    with pytest.raises(ConfigError, match=r"--node_units must be whole numbers separated by commas. Received: 8,wide"):
+        from_command_line(["--node_units=8,wide"])
+
+
+def test_ends_of_closed_ranges_are_admitted():
+    Config(validation_fraction=0.9, learning_rate=10, temperature_decay=1, min_temperature=1, ema_decay=0, seed=0)
+    Config(num_nodes=1000, node_dim=1, num_flow_steps=1000, clip_norm=0, structure_epochs=1, epochs=1, batch_size=1)
+
+
+def test_a_config_cannot_be_changed_and_whole_numbers_become_floats():
+    config = Config(clip_norm=3)
+    assert isinstance(config.clip_norm, float)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 3
+    assert hash(config) == hash(Config(clip_norm=3.0))
+
+
+def test_configuration_needs_no_tensorflow():
+    code = "import sys, tf_ldiaf.config; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,373 @@
+"""Data: splits, binarisation, batches, sources, and one sentence for every input that cannot be used."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_ldiaf import Config, data
+from tf_ldiaf.config import ConfigError
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+needs_mnist = pytest.mark.skipif(not (SHARED / "mnist.npz").is_file(), reason="no ../shared/data/mnist.npz")
+needs_tfds = pytest.mark.skipif(not (SHARED / "tfds" / "mnist").is_dir(), reason="no ../shared/data/tfds")
+
+
+def numbered(num, first=0):
+    """Images that spell their index in binary, black and white."""
+    bits = (np.arange(first, first + num)[:, None] >> np.arange(16)) & 1
+    return (bits * 255).astype("uint8").reshape(num, 4, 4)
+
+
+def numbers(images):
+    """The indices that `numbered` images spell."""
+    return (np.asarray(images).reshape(len(images), 16) @ 2 ** np.arange(16)).astype(int).tolist()
+
+
+def grey(num, seed=0, shape=(4, 4)):
+    return np.random.default_rng(seed).integers(2, 254, (num, *shape)).astype("uint8")
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Writes arrays to an .npz file and gives its name."""
+
+    def write(**arrays):
+        np.savez(tmp_path / "data.npz", **arrays)
+        return str(tmp_path / "data.npz")
+
+    return write
+
+
+def save_pngs(folder, images):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:04}.png")
+    return str(folder)
+
+
+def epochs_of(batches, steps, num):
+    """`num` epochs of batches, each [steps, B, H, W]."""
+    taken = list(batches.take(steps * num).as_numpy_iterator())
+    return [np.stack(taken[i * steps : (i + 1) * steps]) for i in range(num)]
+
+
+# Splits
+
+
+def test_splits_are_disjoint_and_cover_everything(npz):
+    images = data.load(Config(dataset=npz(train=numbered(100)), validation_fraction=0.25))
+    assert [len(x) for x in images] == [60, 20, 20]
+    assert sorted(n for x in images for n in numbers(x)) == list(range(100))
+
+
+def test_only_the_validation_set_follows_the_seed(npz):
+    file = npz(train=numbered(100))
+    first, second = (data.load(Config(dataset=file, seed=seed)) for seed in (0, 1))
+    assert numbers(first.test) == numbers(second.test)
+    assert set(numbers(first.valid)) != set(numbers(second.valid))
+
+
+@pytest.mark.parametrize("prefix", ["", "x_"])
+def test_given_splits_are_kept(npz, prefix):
+    parts = {"train": numbered(30), "valid": numbered(10, 30), "test": numbered(7, 40)}
+    images = data.load(Config(dataset=npz(**{prefix + name: x for name, x in parts.items()})))
+    assert [numbers(x) for x in images] == [numbers(x // 255) for x in parts.values()]
+
+
+def test_a_given_test_set_is_kept_and_validation_is_held_out_of_training(npz):
+    images = data.load(Config(dataset=npz(x_train=numbered(50), x_test=numbered(5, 50), y_train=np.arange(50))))
+    assert numbers(images.test) == list(range(50, 55))
+    assert sorted(numbers(images.train) + numbers(images.valid)) == list(range(50))
+
+
+def test_limit_train_takes_a_part_of_the_training_images_only(npz):
+    file = npz(train=numbered(100))
+    whole, limited = data.load(Config(dataset=file)), data.load(Config(dataset=file, limit_train=17))
+    assert len(limited.train) == 17
+    assert set(numbers(limited.train)) < set(numbers(whole.train))
+    assert numbers(limited.valid) == numbers(whole.valid)
+    assert len(data.load(Config(dataset=file, limit_train=10**6)).train) == 64
+
+
+def test_digits_are_binary_images():
+    images = data.load(Config())
+    assert sum(len(x) for x in images) == 1797
+    assert all(x.shape[1:] == (8, 8) and set(np.unique(x)) == {0, 1} for x in images)
+
+
+# Binarisation
+
+
+def test_threshold_is_above_one_half(npz):
+    pixels = np.array([0, 127, 128, 255], "uint8").reshape(1, 2, 2).repeat(5, axis=0)
+    assert (data.load(Config(dataset=npz(train=pixels))).test == [[0, 0], [1, 1]]).all()
+    pixels = np.array([0, 0.5, 0.51, 1], "float64").reshape(1, 2, 2).repeat(5, axis=0)
+    assert (data.load(Config(dataset=npz(train=pixels))).test == [[0, 0], [1, 1]]).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_none_passes_binary_images_and_refuses_grey_ones(npz, dtype):
+    binary = (numbered(50) // 255).astype(dtype)
+    images = data.load(Config(dataset=npz(train=binary), binarization="none"))
+    assert sorted(n for x in images for n in numbers(x)) == list(range(50))
+    pixels = grey(50) if dtype == "uint8" else (grey(50) / 255).astype(dtype)
+    with pytest.raises(ConfigError, match=r"--binarization=none needs pixels that are all 0 or 1.*grey train"):
+        data.load(Config(dataset=npz(train=pixels), binarization="none"))
+
+
+@pytest.mark.parametrize("binarization", ["threshold", "dynamic", "none"])
+def test_uint8_zeros_and_ones_are_black_and_white(npz, binarization):
+    config = Config(dataset=npz(train=numbered(50) // 255), binarization=binarization, batch_size=32)
+    images = data.load(config)
+    assert sorted(numbers(images.test)) == sorted(numbers(data.load(Config(dataset=npz(train=numbered(50)))).test))
+    [batch] = data.training_batches(images.train, config).take(1).as_numpy_iterator()
+    assert set(numbers(batch)) <= set(range(50))
+
+
+@pytest.mark.parametrize("as_float", [False, True])
+def test_dynamic_draws_are_fresh_and_have_the_grey_as_mean(npz, as_float):
+    levels = np.linspace(0, 255, 16).round().astype("uint8")
+    train = levels.reshape(1, 4, 4).repeat(64, axis=0)
+    train = (train / 255).astype("float32") if as_float else train
+    config = Config(dataset=npz(train=train, valid=train, test=train), binarization="dynamic", batch_size=32)
+    epochs = epochs_of(data.training_batches(data.load(config).train, config), 2, 20)
+    assert set(np.unique(epochs)) == {0, 1}
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert not np.array_equal(epochs[0][0], epochs[0][1])
+    # 5 standard errors in 16 pixels: a false alarm has probability below 1e-5.
+    p, num = levels / 255, 64 * 20
+    error = np.abs(np.mean(epochs, axis=(0, 1, 2)).ravel() - p)
+    assert (error <= 5 * np.sqrt(p * (1 - p) / num)).all()
+
+
+def test_dynamic_validation_and_test_sets_are_drawn_once_whatever_the_seed(npz):
+    file = npz(train=grey(20), valid=grey(500, 1), test=grey(500, 1))
+    first, second = (data.load(Config(dataset=file, binarization="dynamic", seed=seed)) for seed in (0, 1))
+    assert np.array_equal(first.valid, second.valid)
+    assert np.array_equal(first.test, second.test)
+    assert not np.array_equal(first.valid, first.test)  # the same grey, other draws
+    p = grey(500, 1) / 255
+    for drawn in (first.valid, first.test):
+        assert set(np.unique(drawn)) == {0, 1}
+        # 5 standard errors of the mean: below 1e-6.
+        assert abs((drawn - p).mean()) < 5 * np.sqrt((p * (1 - p)).sum()) / p.size
+
+
+# Batches
+
+
+@pytest.mark.parametrize("binarization", ["threshold", "dynamic"])
+def test_each_epoch_is_another_permutation(npz, binarization):
+    config = Config(dataset=npz(train=numbered(70)), binarization=binarization, batch_size=8)
+    train = data.load(config).train
+    assert data.steps_per_epoch(train, config) == 5  # 45 images; the last 5 are left out
+    epochs = [numbers(epoch.reshape(-1, 16)) for epoch in epochs_of(data.training_batches(train, config), 5, 6)]
+    every = set(numbers(train // train.max()))
+    assert all(len(set(epoch)) == 40 and set(epoch) <= every for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert set().union(*epochs) == every  # what is left out differs
+
+
+@pytest.mark.parametrize("binarization", ["threshold", "dynamic"])
+def test_order_and_draws_are_a_function_of_seed_and_epoch(npz, binarization):
+    file = npz(train=grey(60))
+    config = Config(dataset=file, binarization=binarization, batch_size=8, seed=5)
+    train = data.load(config).train
+    steps = data.steps_per_epoch(train, config)
+    whole = epochs_of(data.training_batches(train, config), steps, 4)
+    later = epochs_of(data.training_batches(train, config, first_epoch=2), steps, 2)
+    assert np.array_equal(whole[2:], later)
+    other = Config(dataset=file, binarization=binarization, batch_size=8, seed=6)
+    assert not np.array_equal(whole[0], epochs_of(data.training_batches(train, other), steps, 1)[0])
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them(npz):
+    config = Config(dataset=npz(train=numbered(25)), batch_size=1000)
+    train = data.load(config).train
+    assert data.steps_per_epoch(train, config) == 1
+    [batch] = data.training_batches(train, config).take(1).as_numpy_iterator()
+    assert batch.dtype == "float32"
+    assert sorted(numbers(batch)) == sorted(numbers(train))
+
+
+@pytest.mark.parametrize(("num", "size", "num_batches"), [(10, 4, 3), (8, 4, 2), (3, 100, 1), (5, 1, 5)])
+def test_evaluation_batches_keep_order_and_weigh_padding_zero(num, size, num_batches):
+    batches = list(data.evaluation_batches(numbered(num) // 255, size).as_numpy_iterator())
+    assert len(batches) == num_batches
+    assert {len(part) for batch in batches for part in batch} == {min(size, num)}
+    x, target, weight = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert np.array_equal(x, target)
+    assert set(np.unique(weight)) <= {0, 1}
+    assert numbers(x[weight > 0]) == list(range(num))
+    assert (weight[:num] == 1).all()
+
+
+# Sources
+
+
+def test_flat_images_are_squares_or_one_row(npz):
+    assert data.load(Config(dataset=npz(train=grey(20).reshape(20, 16)))).test.shape == (4, 4, 4)
+    assert data.load(Config(dataset=npz(train=grey(20, shape=(7,))))).test.shape == (4, 1, 7)
+    assert data.load(Config(dataset=npz(train=grey(20, shape=(3, 5, 1))))).test.shape == (4, 3, 5)
+
+
+def test_float_and_uint8_files_give_the_same_images(npz):
+    whole = data.load(Config(dataset=npz(train=grey(40))))
+    for scaled in (grey(40) / 255, (grey(40) / 255).astype("float32")):
+        assert all(
+            np.array_equal(a, b) for a, b in zip(whole, data.load(Config(dataset=npz(train=scaled))), strict=True)
+        )
+
+
+def test_folder_of_pngs_is_split(tmp_path):
+    images = data.load(Config(dataset=save_pngs(tmp_path / "png", numbered(50))))
+    assert sorted(n for x in images for n in numbers(x)) == list(range(50))
+
+
+def test_folder_with_splits_and_rgb_pngs(tmp_path):
+    parts = {"train": numbered(20), "valid": numbered(5, 20), "test": numbered(4, 25)}
+    for name, x in parts.items():
+        save_pngs(tmp_path / name, np.stack([x] * 3, axis=-1))
+    images = data.load(Config(dataset=str(tmp_path)))
+    assert [numbers(x) for x in images] == [numbers(x // 255) for x in parts.values()]
+
+
+def test_read_images_takes_the_first_array_and_thresholds_it(npz):
+    x = data.read_images(npz(a=grey(6).reshape(6, 16), b=np.arange(3)))
+    assert x.dtype == "float32"
+    assert np.array_equal(x, grey(6) > 127)
+
+
+def as_multiset(*parts):
+    rows = np.concatenate(parts).reshape(-1, 784) > 0
+    return sorted(row.tobytes() for row in np.packbits(rows, axis=1))
+
+
+@needs_tfds
+@needs_mnist
+def test_mnist_of_tfds_is_mnist():
+    images = data.load(Config(dataset="mnist", data_dir=str(SHARED / "tfds")))
+    with np.load(SHARED / "mnist.npz") as file:
+        train, test = file["x_train"] > 127, file["x_test"] > 127
+    assert [len(x) for x in images] == [48000, 12000, 10000]
+    assert as_multiset(images.train, images.valid) == as_multiset(train)
+    assert as_multiset(images.test) == as_multiset(test)
+
+
+@needs_tfds
+def test_binarized_mnist_of_tfds_keeps_its_splits():
+    images = data.load(Config(dataset="binarized_mnist", data_dir=str(SHARED / "tfds"), binarization="none"))
+    assert [x.shape for x in images] == [(50000, 28, 28), (10000, 28, 28), (10000, 28, 28)]
+    with np.load(SHARED / "static_binarized_mnist.npz") as file:
+        for ours, name in zip(images, ("train", "valid", "test"), strict=True):
+            assert as_multiset(ours) == as_multiset(np.unpackbits(file[name], axis=1))
+
+
+# Inputs that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("words", "arrays"),
+    [
+        ("no training images", {"test": grey(9)}),
+        ("readable .npz file of numbers", {"train": np.array([{"a": 1}] * 9, dtype=object)}),
+        ("NaN or infinity", {"train": np.full((9, 4, 4), np.nan)}),
+        ("NaN or infinity", {"train": np.full((9, 4, 4), np.inf, "float32")}),
+        ("with 0 to 255", {"train": np.array([0.0, 255.0] * 8).reshape(1, 4, 4).repeat(9, axis=0)}),
+        ("with -1 to -1", {"train": np.full((9, 4, 4), -1.0)}),
+        ("int64", {"train": np.ones((9, 4, 4), "int64")}),
+        (r"\(9, 4, 4, 3\)", {"train": np.ones((9, 4, 4, 3), "uint8")}),
+        (r"\(9,\)", {"train": np.ones(9, "uint8")}),
+        (r"\(9, 0, 4\)", {"train": np.ones((9, 0, 4), "uint8")}),
+        ("one image size and type in all sets", {"train": grey(9), "test": grey(9, shape=(5, 5))}),
+        ("one image size and type in all sets", {"train": grey(9), "test": grey(9) / 255}),
+        ("at least one image.*no train image", {"train": grey(0)}),
+        ("at least one image.*no test image", {"train": grey(9), "test": grey(0)}),
+        ("at least one image.*no valid image", {"train": grey(2)}),
+    ],
+)
+def test_arrays_that_cannot_be_used(npz, words, arrays):
+    with pytest.raises(ConfigError, match=words):
+        data.load(Config(dataset=npz(**arrays)))
+
+
+def not_a_zip(file):
+    file.write_text("hello")
+
+
+def truncated(file):
+    np.savez(file, train=grey(100))
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def one_array(file):
+    with open(file, "wb") as stream:
+        np.save(stream, grey(100))
+
+
+@pytest.mark.parametrize("write", [not_a_zip, truncated, one_array])
+def test_files_that_cannot_be_read(tmp_path, write):
+    write(tmp_path / "data.npz")
+    with pytest.raises(ConfigError, match=r"readable \.npz file"):
+        data.load(Config(dataset=str(tmp_path / "data.npz")))
+
+
+def test_one_damaged_byte_is_one_sentence_or_harmless(tmp_path):
+    file = tmp_path / "data.npz"
+    np.savez_compressed(file, train=grey(100))
+    content = file.read_bytes()
+    refused = 0
+    for i in range(0, len(content), 23):
+        file.write_bytes(content[:i] + bytes([content[i] ^ 0x5A]) + content[i + 1 :])
+        try:
+            data.load(Config(dataset=str(file)))
+        except ConfigError:
+            refused += 1
+    assert refused > 10
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"folder with PNG images.*holds none"):
+        data.load(Config(dataset=str(tmp_path / "empty")))
+    folder = save_pngs(tmp_path / "sizes", [grey(1)[0], grey(1, shape=(5, 5))[0]])
+    with pytest.raises(ConfigError, match=r"images of one size.*0001\.png of \(5, 5\)"):
+        data.load(Config(dataset=folder))
+    folder = save_pngs(tmp_path / "corrupt", numbered(9))
+    file = tmp_path / "corrupt" / "0003.png"
+    for content in (b"not a picture", file.read_bytes()[:45]):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"readable PNG images.*0003\.png"):
+            data.load(Config(dataset=folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["missing.npz", "missing", "file.txt", "n" * 300,
+     "~nobody-of-this-name/data"],
+)  # fmt: skip
+def test_paths_that_lead_nowhere(tmp_path, name):
+    (tmp_path / "file.txt").write_text("")
+    with pytest.raises(ConfigError, match="--dataset must be"):
+        data.load(Config(dataset=name if name.startswith("~") else str(tmp_path / name)))
+
+
+def test_unknown_name_comes_with_a_hint(tmp_path):
+    with pytest.raises(ConfigError, match=r"TFDS name.*Received: mnst. Did you mean mnist"):
+        data.load(Config(dataset="mnst", data_dir=str(tmp_path)))
+
+
+def test_unprepared_data_set_without_a_network(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    def no_network(self):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    retries = downloader.MAX_RETRIES
+    with pytest.raises(ConfigError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*--data_dir"):
+        data.load(Config(dataset="mnist", data_dir=str(tmp_path)))
+    assert retries == downloader.MAX_RETRIES

@@ -1,0 +1,300 @@
+"""The model against numpy, analytic KL terms, enumeration of all images, and Keras's contract."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import stats
+
+from tf_ldiaf import LDIAF
+from tf_ldiaf import model as model_module
+from tf_ldiaf.model import Terms, fuse
+
+tfd = tfp.distributions
+METHODS = ["vae", "vae_iaf", "fc_vae", "graph_vae", "ldiaf"]
+CHAIN = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]])
+
+
+@pytest.fixture
+def build(tiny, randomise):
+    """A built model with random weights, for 3 x 3 images."""
+
+    def make(method="ldiaf", adjacency=None, shape=(3, 3), **changes):
+        keras.utils.set_random_seed(0)
+        model = LDIAF(tiny(method, **changes), adjacency)
+        model.build((None, *shape))
+        return randomise(model)
+
+    return make
+
+
+def numpy_mlp(network, x):
+    *hidden, (kernel, bias) = [[w.numpy().astype("float64") for w in layer.weights] for layer in network.layers]
+    for k, b in hidden:
+        x = x @ k + b
+        x = np.where(x > 0, x, np.expm1(x))
+    return x @ kernel + bias
+
+
+def numpy_gaussian(network, x):
+    loc, raw = np.split(numpy_mlp(network.mlp, x), 2, axis=-1)
+    return loc, np.log1p(np.exp(raw + np.log(np.e - 1))) + 1e-3
+
+
+def test_with_shut_gates_and_no_flow_it_is_a_mean_field_vae(build, images):
+    """Every term recomputed in float64 from the weights; the KL also by its analytic expectation."""
+    model = build("fc_vae", np.zeros((3, 3)))
+    x = images(4)
+    terms = model(x, seed=(1, 2), num_samples=4_000)
+    z = terms.latents.numpy().astype("float64")
+    codes = model.encode(x)
+    features = numpy_mlp(model.encoder, x.reshape(4, 9))
+    features = np.where(features > 0, features, np.expm1(features))
+    divergence = 0
+    for n in range(3):
+        loc, scale = numpy_gaussian(model.bottom_up[n], features)
+        prior_loc, prior_scale = np.zeros((1, 2)), np.ones((1, 2))
+        if n < 2:
+            prior_loc, prior_scale = numpy_gaussian(model.top_down[n], np.zeros((1, 2 * (2 - n))))
+            precision = scale**-2 + prior_scale**-2
+            loc, scale = (loc / scale**2 + prior_loc / prior_scale**2) / precision, precision**-0.5
+        log_prior = stats.norm.logpdf(z[:, :, n], prior_loc, prior_scale).sum(axis=-1)
+        log_posterior = stats.norm.logpdf(z[:, :, n], loc, scale).sum(axis=-1)
+        np.testing.assert_allclose(terms.log_prior[:, :, n], log_prior, atol=1e-3)
+        np.testing.assert_allclose(terms.log_posterior[:, :, n], log_posterior, atol=1e-3)
+        np.testing.assert_allclose(codes[:, n], loc, atol=1e-5)
+        posterior, prior = tfd.MultivariateNormalDiag(loc, scale), tfd.MultivariateNormalDiag(prior_loc, prior_scale)
+        divergence += posterior.kl_divergence(prior).numpy()
+    logits = numpy_mlp(model.decoder, z.reshape(-1, 6))
+    log_likelihood = np.where(np.tile(x.reshape(4, 9), (4_000, 1)) > 0, -logits, logits)
+    np.testing.assert_allclose(
+        terms.log_likelihood, -np.logaddexp(0, log_likelihood).sum(axis=-1).reshape(4_000, 4), atol=1e-3
+    )
+    kl = terms.kl_per_node().numpy().sum(axis=-1)
+    # 4 images, 5 standard errors: a right model fails for 2 seeds in a million.
+    assert (np.abs(kl.mean(axis=0) - divergence) < 5 * kl.std(axis=0) / np.sqrt(4_000)).all()
+    assert divergence.min() > 0.1
+
+
+def test_prior_depends_on_a_parent_exactly_where_the_gate_is_open(build):
+    """All 64 graphs of 4 nodes, one to a row: the autodiff Jacobian's zeros are the adjacency's."""
+    model = build("fc_vae", num_nodes=4)
+    graphs = np.zeros((64, 4, 4), "float32")
+    graphs[:, *np.triu_indices(4, 1)] = list(itertools.product([0, 1], repeat=6))
+    z = tf.random.stateless_normal([64, 4, 2], [0, 0])
+    for n in range(3):
+        parents = list(tf.unstack(z, axis=1)[n + 1 :])
+        with tf.GradientTape() as tape:
+            tape.watch(parents)
+            prior = model._prior(n, parents, tf.constant(graphs))
+            loss = tf.reduce_sum(prior.loc * [1.0, 0.7]) + tf.reduce_sum(prior.scale.diag * [0.9, 1.3])
+        for parent, gradient in enumerate(tape.gradient(loss, parents), n + 1):
+            np.testing.assert_array_equal(np.any(gradient.numpy() != 0, axis=-1), graphs[:, n, parent] == 1)
+
+
+@pytest.mark.parametrize("adjacency", [CHAIN, np.triu(np.ones((3, 3)), 1), np.zeros((3, 3))])
+def test_fixed_adjacency_is_what_the_descent_uses(build, adjacency):
+    """Moving one latent moves the prior of its children only: rows of `adjacency` are children."""
+    model = build(adjacency=adjacency)
+
+    def priors(moved):
+        seen = {}
+
+        def draw(n, prior):
+            seen[n] = np.array(prior.mean())
+            return tf.fill([1, 2], 1.0 if n == moved else 0.5)
+
+        model._descend(model._gates(1), draw)
+        return seen
+
+    rest = priors(None)
+    for parent in range(3):
+        seen = priors(parent)
+        changed = [child for child in range(3) if (seen[child] != rest[child]).any()]
+        assert changed == [child for child in range(3) if adjacency[child, parent]]
+
+
+def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, images):
+    """TFP's joint distribution over z_3, z_2, z_1, x; and log q of the draw by inverting each flow."""
+    model = build(adjacency=CHAIN)
+    x = images(5)
+    terms = model(x, seed=(3, 4))
+    z1, z2, z3 = (tf.constant(part) for part in tf.unstack(terms.latents[0], axis=1))
+
+    def top_down(n, *gated):
+        return tfd.MultivariateNormalDiag(*model.top_down[n](tf.concat(gated, axis=-1))[:2])
+
+    joint = tfd.JointDistributionSequential([
+        tfd.MultivariateNormalDiag(tf.zeros([5, 2])),
+        lambda z3: top_down(1, z3),
+        lambda z2, z3: top_down(0, z2, 0 * z3),
+        lambda z1, z2, z3: tfd.Independent(tfd.Bernoulli(logits=model.decoder(tf.concat([z1, z2, z3], axis=-1))), 1),
+    ])  # fmt: skip
+    log_joint = joint.log_prob([z3, z2, z1, x.reshape(5, 9)])
+    np.testing.assert_allclose(
+        terms.log_likelihood[0] + tf.reduce_sum(terms.log_prior[0], axis=-1), log_joint, atol=1e-4
+    )
+    bottom_up = model.infer(x)
+    for n, (z, prior) in enumerate([(z1, top_down(0, z2, 0 * z3)), (z2, top_down(1, z3)), (z3, None)]):
+        log_posterior = model._posterior(n, prior, bottom_up[n]).log_prob(tf.identity(z))
+        np.testing.assert_allclose(terms.log_posterior[0, :, n], log_posterior, atol=1e-3)
+    np.testing.assert_allclose(terms.elbo()[0], log_joint - tf.reduce_sum(terms.log_posterior[0], axis=-1), atol=1e-4)
+
+
+def test_probabilities_of_all_images_sum_to_one_and_are_those_of_samples(build):
+    """16 images of 2 x 2. Any slip in prior, posterior, flow or determinant moves the total away from 1."""
+    model = build(adjacency=CHAIN, shape=(2, 2), node_dim=1)
+    # A broad posterior, so that the importance weights have a finite variance.
+    for network in model.bottom_up:
+        network.mlp.layers[-1].bias.assign_add([0.0, 4.0, 0.0, 0.0, 0.0, 0.0])
+    for network in (network for flow in model.flows for network in flow.networks):
+        network.biases[-1].assign_add([0.0, 1.0])
+    x = np.array(list(itertools.product([0, 1], repeat=4)), "float32").reshape(16, 2, 2)
+    weights = np.exp(model(x, seed=(5, 6), num_samples=6_000).elbo().numpy())
+    probability, variance = weights.mean(axis=0), weights.var(axis=0) / 6_000
+    assert np.sqrt(variance.sum()) < 0.01
+    assert weights.max() < 300  # no rare draw decides
+    # 17 comparisons at 5 standard errors: a right model fails for 1 seed in 100,000.
+    assert abs(probability.sum() - 1) < 5 * np.sqrt(variance.sum())
+    samples = model.sample(20_000, seed=7)["images"].numpy().reshape(-1, 4) @ [8, 4, 2, 1]
+    frequency = np.bincount(samples.astype(int), minlength=16) / 20_000
+    assert (np.abs(frequency - probability) < 5 * np.sqrt(variance + probability / 20_000)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trainable_variable_gets_a_finite_gradient(build, images, method):
+    model = build(method)
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(model(images(16), training=True).elbo())
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient).all(), variable.path
+        assert np.any(gradient), variable.path
+        if variable.name == "gate_logits":
+            np.testing.assert_array_equal(gradient.numpy() != 0, np.triu(np.ones((3, 3), bool), 1))
+    assert (model.gates.fixed is None) == (method in ("graph_vae", "ldiaf"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [((0, 1), (2, 1)), ((-3, 0.5), (1, 2)), ((4, 3), (4, 0.2)), ((1, 0.05), (1.2, 0.07))]
+)
+def test_fusion_is_the_normalised_product_of_gaussians(first, second):
+    grid = np.linspace(-40, 40, 400_001)
+    density = stats.norm.pdf(grid, *first) * stats.norm.pdf(grid, *second)
+    density /= density.sum()
+    mean = np.sum(grid * density)
+    deviation = np.sqrt(np.sum((grid - mean) ** 2 * density))
+    loc, scale = fuse(tuple(map(tf.constant, map(float, first))), tuple(map(tf.constant, map(float, second))))
+    np.testing.assert_allclose([loc, scale], [mean, deviation], rtol=1e-5, atol=1e-5)
+
+
+def test_fusion_is_finite_at_extreme_scales_and_follows_the_sharper():
+    for a, b in itertools.product([1e-15, 1e-3, 1.0, 1e3, 1e15], repeat=2):
+        loc, scale = fuse((tf.constant(-1.0), tf.constant(a)), (tf.constant(1.0), tf.constant(b)))
+        assert np.isfinite([loc, scale]).all()
+        assert -1 <= float(loc) <= 1
+        assert 0 < float(scale) <= min(a, b) * 1.000001
+        if a != b:
+            assert float(loc) == pytest.approx(-1.0 if a < b else 1.0, abs=1e-5)
+
+
+def test_terms_have_the_shapes_of_their_axes(build, images):
+    terms = build()(images(5), num_samples=7)
+    assert (terms.log_likelihood.shape, terms.elbo().shape) == ((7, 5),) * 2
+    assert (terms.log_prior.shape, terms.log_posterior.shape, terms.kl_per_node().shape) == ((7, 5, 3),) * 3
+    assert terms.latents.shape == (7, 5, 3, 2)
+    assert len(np.unique(terms.log_likelihood)) == 35
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_uses_of_a_model_have_their_shapes_and_follow_the_seed(build, images, method):
+    model, x = build(method, shape=(3, 3, 1)), images(4, (3, 3, 1))
+    code = model.encode(x)
+    assert code.shape == (4, model.config.num_nodes, 2)
+    np.testing.assert_array_equal(code, model.encode(x))
+    for use in (lambda seed: model.sample(4, seed), lambda seed: model.reconstruct(x, seed)):
+        drawn, again, other = use(1), use(1), use(2)
+        assert (drawn["probs"].shape, drawn["images"].shape) == (x.shape, x.shape)
+        assert set(np.unique(drawn["images"])) == {0, 1}
+        assert 0 < np.min(drawn["probs"]) < np.max(drawn["probs"]) < 1
+        for part in ("probs", "images"):
+            np.testing.assert_array_equal(drawn[part], again[part])
+            assert (drawn[part].numpy() != other[part].numpy()).any()
+    np.testing.assert_array_equal(model.log_likelihood(x, 3, seed=1), model.log_likelihood(x, 3, seed=1))
+    assert (model.log_likelihood(x, 3, seed=1).numpy() != model.log_likelihood(x, 3, seed=2).numpy()).all()
+
+
+def test_learned_gates_are_relaxed_in_training_and_hard_otherwise(build, images):
+    model = build("graph_vae")
+    model.temperature.assign(0.7)
+    relaxed = model._gates(50, (0, 1), training=True).numpy()[:, *np.triu_indices(3, 1)]
+    assert relaxed.shape == (50, 3)
+    assert ((relaxed > 0) & (relaxed < 1)).all()
+    np.testing.assert_array_equal(model._gates(50, (0, 1))[0], model.gates.adjacency())
+    hard, drawn = model(images(4)).latents, model(images(4), training=True).latents
+    model.temperature.assign(0.2)
+    np.testing.assert_array_equal(model(images(4)).latents, hard)
+    assert (model(images(4), training=True).latents != drawn).numpy().any()
+    np.testing.assert_array_equal(build("graph_vae", CHAIN)._gates(50, (0, 1), training=True), CHAIN[np.newaxis])
+
+
+def test_bounds_are_the_means_of_the_terms(build, images):
+    model, x = build(), images(3)
+    found = model.bounds(x, 5, seed=9)
+    terms = model._terms(x, model.infer(x), tf.random.fold_in([9, 4], 0), 5)
+    elbo = terms.elbo().numpy().astype("float64")
+    np.testing.assert_allclose(found["elbo"], elbo.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found["log_likelihood"], np.log(np.exp(elbo).mean(axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(found["reconstruction"], terms.log_likelihood.numpy().mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found["kl_per_node"], terms.kl_per_node().numpy().mean(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(found["log_likelihood"], model.log_likelihood(x, 5, seed=9))
+    one = model.bounds(x, 1)
+    np.testing.assert_allclose(one["elbo"], one["log_likelihood"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(6, 3), (8, 4), (2, 1), (1, 1), (100, 7)])
+def test_bounds_use_exactly_the_draws_asked_for(build, images, monkeypatch, rows, chunk):
+    """Seven draws of two images, whose terms tell the draw's place in its chunk, whatever the seed."""
+    model, x = build("vae"), images(2)
+
+    def numbered(x, bottom_up, seed, num):
+        assert int(num) == chunk
+        places = tf.tile(tf.cast(tf.range(num), tf.float32)[:, tf.newaxis], [1, 2])
+        return Terms(places, -places[..., tf.newaxis], 0.5 + places[..., tf.newaxis], None)
+
+    monkeypatch.setattr(model_module, "_ROWS_PER_PASS", rows)
+    monkeypatch.setattr(model, "_terms", numbered)
+    places, found = (np.arange(7) % chunk).astype("float64"), model.bounds(x, 7)
+    np.testing.assert_allclose(found["reconstruction"], [places.mean()] * 2, rtol=1e-5)
+    np.testing.assert_allclose(found["kl_per_node"], [[2 * places.mean() + 0.5]] * 2, rtol=1e-5)
+    np.testing.assert_allclose(found["elbo"], [-places.mean() - 0.5] * 2, rtol=1e-5)
+    np.testing.assert_allclose(found["log_likelihood"], [np.log(np.exp(-places - 0.5).mean())] * 2, rtol=1e-5)
+
+
+def test_chunked_bounds_agree_with_unchunked_and_chunks_are_independent(build, images, monkeypatch):
+    model, x = build("fc_vae"), images(3)
+    whole = model.bounds(x, 2_000)
+    elbo = model(x, num_samples=2_000).elbo().numpy()
+    monkeypatch.setattr(model_module, "_ROWS_PER_PASS", 900)
+    chunked = model.bounds(x, 2_000)
+    # The difference of two means, 5 standard errors, 3 comparisons: error rate 2e-6.
+    assert (np.abs(chunked["elbo"] - whole["elbo"]) < 5 * np.sqrt(2 / 2_000) * elbo.std(axis=0)).all()
+    monkeypatch.setattr(model_module, "_ROWS_PER_PASS", 6)
+    assert (model.bounds(x, 4)["elbo"].numpy() != model.bounds(x, 2)["elbo"].numpy()).all()
+
+
+def test_encoder_runs_once_for_all_importance_samples(build, images, monkeypatch):
+    model, x = build("vae"), tf.constant(images(4))
+    calls = []
+    monkeypatch.setattr(model, "infer", lambda x, infer=model.infer: calls.append(1) or infer(x))
+    monkeypatch.setattr(model_module, "_ROWS_PER_PASS", 8)
+    eager = model.bounds(x, 9)
+    assert len(calls) == 1
+    compiled = tf.function(lambda x: model.bounds(x, 9)).get_concrete_function(tf.TensorSpec([None, 3, 3]))
+    assert len(calls) == 2
+    for name, value in compiled(x).items():
+        np.testing.assert_allclose(value, eager[name], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,138 @@
+"""The run folder: which folders are accepted, and that numbers come back as they were written."""
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from tf_ldiaf import Config, run_folder
+from tf_ldiaf.config import ConfigError
+from tf_ldiaf.run_folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "a")
+    folder.create(Config(method="vae", seed=7))
+    return folder
+
+
+def test_new_and_empty_folders_are_accepted(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "new/deep", "empty"):
+        folder = RunFolder(tmp_path / name)
+        folder.check_new(overwrite=False)
+        folder.create(Config())
+        assert folder.holds_run
+
+
+def test_a_folder_with_a_run_is_refused_unless_overwritten(folder):
+    with pytest.raises(ConfigError, match="holds a run; --resume continues it, --overwrite replaces it"):
+        folder.check_new(overwrite=False)
+    folder.write_history([{"phase": "final", "epoch": 1}])
+    folder.check_new(overwrite=True)
+    folder.create(Config(seed=8))
+    assert folder.read_config().seed == 8
+    assert folder.read_history() == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_things_is_never_touched(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("precious")
+    for path in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(ConfigError, match="holds other things"):
+            RunFolder(path).check_new(overwrite)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_config_json_of_another_program_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_size": 768}')
+    with pytest.raises(ConfigError, match="holds other things"):
+        RunFolder(tmp_path).check_new(overwrite=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--run_dir must be a folder that can be written.*file/run"):
+        RunFolder(tmp_path / "file" / "run").create(Config())
+
+
+def test_settings_versions_and_commit_are_kept(folder):
+    assert folder.read_config() == Config(method="vae", seed=7)
+    info = folder.read_info()
+    assert {"python", "tf_ldiaf", "tensorflow", "keras"} <= set(info["versions"])
+    assert info["versions"]["tensorflow"].startswith("2.")
+    assert info["git_commit"] is None or len(info["git_commit"]) == 40
+
+
+def test_a_folder_without_a_run_cannot_be_read(tmp_path):
+    folder = RunFolder(tmp_path)
+    for read in (folder.read_config, folder.read_gates, folder.read_metrics, folder.read_info):
+        with pytest.raises(ConfigError, match=r"must be the folder of a run.*no config\.json"):
+            read()
+    assert folder.read_history() == []
+
+
+def test_files_that_are_missing_or_damaged(folder):
+    with pytest.raises(ConfigError, match=r"must hold metrics\.json"):
+        folder.read_metrics()
+    folder.gates_file.write_text('{"epochs": [')
+    with pytest.raises(ConfigError, match=r"gates\.json must be readable JSON"):
+        folder.read_gates()
+    info = folder.read_info()
+    info["settings"]["learning_rat"] = 1
+    folder.config_file.write_text(json.dumps(info))
+    with pytest.raises(ConfigError, match=r"learning_rat. Did you mean learning_rate"):
+        folder.read_config()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"settings": []}', '{"settings": 3}'])
+def test_config_json_of_another_shape_is_one_sentence(folder, content):
+    folder.config_file.write_text(content)
+    with pytest.raises(ConfigError):
+        folder.read_config()
+
+
+def test_history_comes_back_to_the_bit(folder):
+    numbers = [0.1, 1 / 3, -78.123456789012345, 1e-300, 5e22, float("inf"), -0.5, 2.0, 3e8]
+    rows = [
+        {"phase": "structure", "epoch": 1, **{f"c{i}": x for i, x in enumerate(numbers)}},
+        {"phase": "final", "epoch": 2, **{f"c{i}": -x for i, x in enumerate(numbers)}},
+    ]
+    folder.write_history(rows)
+    assert folder.read_history() == rows
+    assert folder.history_file.read_text().splitlines()[0].startswith("phase,epoch,c0,")
+    folder.write_history([])
+    assert folder.read_history() == []
+
+
+def test_gates_come_back(folder):
+    epochs = [{"epoch": 1, "probs": [[0.0, 1 / 3], [0.0, 0.0]]}]
+    folder.write_gates(epochs, None)
+    assert folder.read_gates() == {"epochs": epochs, "adjacency": None}
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "file.json"
+    run_folder.write_atomically(file, "old")
+
+    def interrupted(self, text):
+        with open(self, "w") as stream:
+            stream.write(text[:1])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", interrupted)
+    with pytest.raises(OSError, match="disk full"):
+        run_folder.write_atomically(file, "new")
+    assert file.read_text() == "old"
+    monkeypatch.undo()
+    run_folder.write_atomically(file, "new")
+    assert file.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_default_path_names_method_and_data():
+    path = RunFolder.default_path(Config(method="vae", dataset="/data/cells.npz"))
+    assert path.parent == pathlib.Path("runs")
+    assert path.name.startswith("vae-cells-")

@@ -1,0 +1,247 @@
+"""SavedModel, sampling and evaluation of one small trained run."""
+
+import json
+import subprocess
+import sys
+
+import networkx as nx
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tf_ldiaf import data, evaluation, pictures, sampling, saved_model, training
+from tf_ldiaf.config import ConfigError
+from tf_ldiaf.run_folder import RunFolder
+
+NUM_SAMPLES = 5
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A trained run with metrics.json; two nodes whose gate is open, so that there is an edge to orient."""
+    config = tiny(
+        num_nodes=2, num_flow_steps=1, limit_train=256, batch_size=32, learning_rate=0.02, initial_gate_prob=0.9
+    )
+    folder = RunFolder(tmp_path_factory.mktemp("run") / "ldiaf")
+    folder.create(config)
+    training.train(config, data.load(config)._replace(test=None), folder)
+    metrics = evaluation.evaluate(folder, NUM_SAMPLES, batch_size=100, seed=1)
+    folder.metrics_file.write_text(json.dumps(metrics))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return evaluation.load_best(run)
+
+
+@pytest.fixture(scope="module")
+def held_out(run):
+    return data.load(run.read_config()).test
+
+
+@pytest.fixture(scope="module")
+def per_image(model, held_out):
+    """What `evaluate` averages, with its seed and batch size."""
+    return evaluation.per_image(model, held_out, NUM_SAMPLES, batch_size=100, seed=1)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("saved") / "deep" / "model"
+    saved_model.export(run, out)
+    return out
+
+
+# Evaluation
+
+
+def test_evaluation_is_the_mean_over_all_test_images(run, per_image, held_out):
+    metrics = run.read_metrics()
+    assert len(held_out) == 359  # not a multiple of the batch size
+    assert metrics["num_images"] == 359
+    for name in ("elbo", "log_likelihood", "reconstruction"):
+        values = per_image[name].astype("float64")
+        assert values.shape == (359,)
+        assert metrics[f"test_{name}"] == pytest.approx(values.mean(), abs=1e-5)
+        stderr = np.sqrt(((values - values.mean()) ** 2).sum() / 358 / 359)
+        assert metrics[f"test_{name}_stderr"] == pytest.approx(stderr, rel=1e-5)
+    assert metrics["test_kl_per_node"] == pytest.approx(per_image["kl_per_node"].mean(axis=0).tolist(), abs=1e-5)
+    assert metrics["test_kl"] == pytest.approx(sum(metrics["test_kl_per_node"]), abs=1e-4)
+    assert metrics["test_elbo"] == pytest.approx(metrics["test_reconstruction"] - metrics["test_kl"], abs=1e-4)
+    assert metrics["test_bits_per_dim"] == pytest.approx(-metrics["test_log_likelihood"] / 64 * np.log2(np.e))
+
+
+def test_evaluation_says_what_was_measured(run, model, per_image):
+    metrics = run.read_metrics()
+    expected = {"dataset": "digits", "binarization": "threshold", "method": "ldiaf", "seed": 1}
+    expected |= {"num_importance_samples": NUM_SAMPLES, "latent_dimensions": 4}
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["num_parameters"] == model.count_params() - sum(v.numpy().size for v in model.non_trainable_weights)
+    assert metrics["active_units"] == (per_image["codes"].var(axis=0) > 0.01).sum()
+    table = evaluation.table(metrics)
+    assert f"| {metrics['test_elbo']:.2f} +- {metrics['test_elbo_stderr']:.2f} nats" in table
+    assert f"log-likelihood, S = {NUM_SAMPLES}" in table
+    assert len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_log_likelihood_is_no_less_than_elbo(per_image):
+    # Jensen, from the same draws; the tolerance is float32's.
+    assert (per_image["log_likelihood"] >= per_image["elbo"] - 1e-3).all()
+    assert per_image["log_likelihood"].mean() > per_image["elbo"].mean() + 1e-3
+
+
+def test_batch_size_changes_nothing_but_the_draws(model, held_out, per_image):
+    other = evaluation.per_image(model, held_out, NUM_SAMPLES, batch_size=64, seed=1)
+    assert np.allclose(other["codes"], per_image["codes"], atol=1e-5)  # no draws in them: images are in order
+    difference = other["elbo"] - per_image["elbo"]
+    # A paired test at 5 standard errors: a false alarm has probability 6e-7.
+    assert abs(difference.mean()) < 5 * difference.std() / np.sqrt(359)
+    assert difference.std() > 0
+
+
+def test_evaluation_of_a_run_without_a_model(run, tmp_path):
+    folder = RunFolder(tmp_path / "new")
+    folder.create(run.read_config())
+    with pytest.raises(ConfigError, match=r"must hold a trained model.*no checkpoint yet"):
+        evaluation.evaluate(folder, 1, 100)
+    with pytest.raises(ConfigError, match=r"must hold a trained model.*no checkpoint yet"):
+        saved_model.export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# SavedModel
+
+ASK = """
+import sys
+for name in ("tf_ldiaf", "tensorflow_probability", "tf_keras", "keras"):
+    sys.modules[name] = None
+import numpy as np
+import tensorflow as tf
+signatures = tf.saved_model.load(sys.argv[1]).signatures
+x = np.load(sys.argv[2])["x"]
+seed = tf.constant(3)
+answers = {}
+for n in (1, 7):
+    images = tf.constant(x[:n])
+    answers[f"codes_{n}"] = signatures["encode"](images=images)["codes"]
+    answers[f"probs_{n}"] = signatures["reconstruct"](images=images, seed=seed)["probs"]
+    asked = signatures["log_likelihood"](images=images, num_importance_samples=tf.constant(20), seed=seed)
+    answers[f"log_likelihood_{n}"] = asked["log_likelihood"]
+    for name, value in signatures["sample"](num=tf.constant(n), seed=seed).items():
+        answers[f"sample_{name}_{n}"] = value
+np.savez(sys.argv[3], **{name: value.numpy() for name, value in answers.items()})
+"""
+
+
+def test_saved_model_needs_only_tensorflow_and_answers_like_the_model(exported, model, held_out, tmp_path):
+    x = held_out[:7].astype("float32")
+    np.savez(tmp_path / "in.npz", x=x)
+    files = [str(exported), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    done = subprocess.run([sys.executable, "-c", ASK, *files], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out.npz") as answers:
+        for n in (1, 7):
+            assert np.allclose(answers[f"codes_{n}"], model.encode(x[:n]), atol=1e-5)
+            assert np.allclose(answers[f"probs_{n}"], model.reconstruct(x[:n], seed=3)["probs"], atol=1e-5)
+            log_likelihood = model.log_likelihood(x[:n], num_importance_samples=20, seed=3)
+            assert np.allclose(answers[f"log_likelihood_{n}"], log_likelihood, atol=1e-3)
+            sample = model.sample(n, seed=3)
+            assert np.allclose(answers[f"sample_probs_{n}"], sample["probs"], atol=1e-5)
+            assert np.array_equal(answers[f"sample_images_{n}"], sample["images"])
+            assert answers[f"sample_images_{n}"].shape == (n, 8, 8)
+
+
+def test_model_card_has_numbers_graph_and_settings(run, exported):
+    card = (exported / "README.md").read_text()
+    assert evaluation.table(run.read_metrics()) in card
+    assert "z2 -> z1 (0." in card
+    assert "`digits`, binarisation `threshold`" in card
+    assert " ".join(run.read_config().to_flags()) in card
+    for name in ("samples.png", "graph.png"):
+        assert f"({name})" in card
+        assert Image.open(exported / name).size[0] > 100
+    assert not (exported.parent / "model.part").exists()
+
+
+def test_model_card_without_metrics_says_so(run, model, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(run.read_config())
+    assert "Not measured" in saved_model._card(folder, model, "name", pictures.latent_graph([[0, 0], [0, 0]]))
+
+
+def test_where_a_saved_model_may_be_written(exported, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious")
+    (tmp_path / "empty").mkdir()
+    for path, with_overwrite in ((tmp_path / "new", False), (tmp_path / "empty", False), (tmp_path / "other", True),
+                                 (tmp_path / "other" / "thesis.tex", True), (exported, False)):  # fmt: skip
+        assert saved_model.occupied(path, overwrite=True) is with_overwrite
+        assert saved_model.occupied(path, overwrite=False) is (with_overwrite or path == exported)
+
+
+# Sampling
+
+
+def test_the_same_seed_writes_the_same_samples(exported, tmp_path):
+    def written(name, seed):
+        arrays = sampling.write_images(str(exported), str(tmp_path / name), num=6, seed=seed)
+        with np.load(arrays) as file:
+            return {key: file[key] for key in file.files}, (tmp_path / name).read_bytes()
+
+    first, again, other = written("a.png", 0), written("b.png", 0), written("c.png", 1)
+    assert set(first[0]) == {"probs", "images"}
+    assert first[0]["images"].shape == (6, 8, 8)
+    assert set(np.unique(first[0]["images"])) <= {0, 1}
+    assert all(np.array_equal(first[0][name], again[0][name]) for name in first[0])
+    assert first[1] == again[1]
+    assert not np.array_equal(first[0]["images"], other[0]["images"])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), pictures.grid(first[0]["probs"]))
+
+
+def test_reconstructions_stand_below_their_originals(exported, model, tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (9, 8, 8)).astype("uint8")
+    np.savez(tmp_path / "in.npz", x=grey)
+    arrays = sampling.write_images(
+        str(exported), str(tmp_path / "out.png"), num=4, seed=2, reconstruct=str(tmp_path / "in.npz")
+    )
+    x = (grey[:4] > 127).astype("float32")
+    with np.load(arrays) as file:
+        assert np.array_equal(file["originals"], x)
+        assert np.allclose(file["probs"], model.reconstruct(x, seed=2)["probs"], atol=1e-5)
+        probs = file["probs"]
+    rows = [x[:3], probs[:3], [x[3], 0 * x[0], 0 * x[0]], [probs[3], 0 * x[0], 0 * x[0]]]
+    picture = np.asarray(Image.open(tmp_path / "out.png"))
+    assert np.array_equal(picture, pictures.grid(np.concatenate(rows), columns=3))
+
+
+def test_images_that_do_not_fit_the_model(exported, tmp_path):
+    np.savez(tmp_path / "in.npz", x=np.zeros((2, 28, 28), "uint8"))
+    with pytest.raises(ConfigError, match=r"--reconstruct must hold images of \(8, 8\). Received: \(28, 28\)"):
+        sampling.write_images(str(exported), str(tmp_path / "a.png"), 1, 0, reconstruct=str(tmp_path / "in.npz"))
+    with pytest.raises(ConfigError, match=r"--reconstruct must be an .npz file that exists"):
+        sampling.write_images(str(exported), str(tmp_path / "a.png"), 1, 0, reconstruct=str(tmp_path / "no.npz"))
+    with pytest.raises(ConfigError, match="--out must be a file that can be written"):
+        sampling.write_images(str(exported), str(tmp_path / "no" / "a.png"), 1, 0)
+    assert [file.name for file in tmp_path.iterdir()] == ["in.npz"]
+
+
+def test_folders_that_are_not_our_saved_model(tmp_path):
+    with pytest.raises(ConfigError, match="--saved_model must be a SavedModel"):
+        sampling.write_images(str(tmp_path), str(tmp_path / "a.png"), 1, 0)
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match=r"--saved_model must be one that tf_ldiaf.export wrote"):
+        sampling.write_images(str(tmp_path / "other"), str(tmp_path / "a.png"), 1, 0)
+    with pytest.raises(ConfigError, match=r"must hold a readable graph.json"):
+        sampling.write_graph(str(tmp_path / "other"), str(tmp_path / "a.png"))
+
+
+def test_graph_is_written_from_parent_to_child(exported, tmp_path):
+    sampling.write_graph(str(exported), str(tmp_path / "graph.json"))
+    graph = nx.node_link_graph(json.loads((tmp_path / "graph.json").read_text()), edges="edges")
+    assert list(graph.edges) == [("z2", "z1")]
+    sampling.write_graph(str(exported), str(tmp_path / "graph.dot"))
+    assert "z2 -> z1" in (tmp_path / "graph.dot").read_text()
+    with pytest.raises(ConfigError, match="--graph must be a file that can be written"):
+        sampling.write_graph(str(exported), str(tmp_path / "no" / "graph.dot"))

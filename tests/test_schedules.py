@@ -1,0 +1,256 @@
+"""Training: each setting has the effect that its name says, and Keras's fit, evaluate and save work as ever."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_ldiaf import LDIAF, schedules
+from tf_ldiaf.config import Config
+
+
+def updates(optimizer, gradients):
+    """The path of a variable pair from (1, 1, 1), (1, 1) under a sequence of gradients."""
+    variables = [keras.Variable(np.ones(3, "float32")), keras.Variable(np.ones(2, "float32"))]
+    path = []
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient[:3]), tf.constant(gradient[3:])], variables)
+        path.append(np.concatenate([v.numpy() for v in variables]))
+    return np.array(path)
+
+
+GRADIENTS = np.random.default_rng(0).normal(size=(6, 5)).astype("float32") * [[0.1], [10], [1], [0.01], [30], [1]]
+GRADIENTS = GRADIENTS.astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("adam", keras.optimizers.Adam), ("adamw", keras.optimizers.AdamW), ("adamax", keras.optimizers.Adamax)],
+)
+def test_each_optimizer_is_keras_own_with_the_learning_rate(name, kind):
+    config = Config(optimizer=name, learning_rate=0.01, clip_norm=0, learning_rate_schedule="constant")
+    optimizer = schedules.make_optimizer(config, num_steps=100)
+    assert type(optimizer) is kind
+    reference = kind(0.01, weight_decay=0.0) if name == "adamw" else kind(0.01)
+    np.testing.assert_array_equal(updates(optimizer, GRADIENTS), updates(reference, GRADIENTS))
+
+
+def test_weight_decay_shrinks_weights_without_gradient():
+    config = Config(optimizer="adamw", weight_decay=0.5, learning_rate=0.1, learning_rate_schedule="constant")
+    path = updates(schedules.make_optimizer(config), np.zeros((3, 5), "float32"))
+    np.testing.assert_allclose(path, np.repeat([[0.95], [0.95**2], [0.95**3]], 5, axis=1), rtol=1e-5)
+
+
+def test_cosine_falls_to_zero_at_the_end_and_constant_does_not():
+    cosine = schedules.make_optimizer(Config(learning_rate=0.4), num_steps=6)
+    rates = []
+    variable = keras.Variable(np.ones(3, "float32"))
+    for gradient in GRADIENTS:
+        rates.append(float(cosine.learning_rate))
+        cosine.apply([tf.constant(gradient[:3])], [variable])
+    np.testing.assert_allclose(rates, 0.2 * (1 + np.cos(np.pi * np.arange(6) / 6)), rtol=1e-5)
+    assert float(cosine.learning_rate) == pytest.approx(0, abs=1e-7)
+    before = variable.numpy()
+    cosine.apply([tf.ones(3)], [variable])
+    np.testing.assert_allclose(variable.numpy(), before, atol=1e-6)
+
+    for optimizer in (
+        schedules.make_optimizer(Config(learning_rate=0.4, learning_rate_schedule="constant"), num_steps=6),
+        schedules.make_optimizer(Config(learning_rate=0.4)),
+    ):
+        updates(optimizer, GRADIENTS)
+        assert float(optimizer.learning_rate) == pytest.approx(0.4)
+
+
+def test_clip_norm_bounds_the_global_norm_of_the_gradient():
+    """The same path as an unclipped optimizer given gradients scaled down beforehand, and not the unclipped path."""
+    clipped = updates(schedules.make_optimizer(Config(clip_norm=2.0)), GRADIENTS)
+    norms = np.linalg.norm(GRADIENTS, axis=1, keepdims=True)
+    assert (norms > 2).any()
+    assert (norms < 2).any()
+    beforehand = GRADIENTS * np.minimum(1, 2.0 / norms)
+    unclipped = schedules.make_optimizer(Config(clip_norm=0))
+    np.testing.assert_allclose(clipped, updates(unclipped, beforehand), atol=1e-6)
+    raw = updates(schedules.make_optimizer(Config(clip_norm=0)), GRADIENTS)
+    assert np.abs(clipped - raw).max() > 1e-4
+
+
+def test_ema_is_the_hand_computed_average_of_the_weights():
+    optimizer = schedules.make_optimizer(Config(ema_decay=0.8, learning_rate=0.1, learning_rate_schedule="constant"))
+    path = updates(optimizer, GRADIENTS)
+    average = path[0]
+    for weights in path[1:]:
+        average = 0.8 * average + 0.2 * weights
+    optimizer.finalize_variable_values(optimizer._trainable_variables)
+    averaged = np.concatenate([v.numpy() for v in optimizer._trainable_variables])
+    np.testing.assert_allclose(averaged, average, rtol=1e-5)
+    assert not schedules.make_optimizer(Config(ema_decay=0)).use_ema
+
+
+def test_validation_within_fit_sees_the_averaged_weights(tiny, images):
+    keras.utils.set_random_seed(0)
+    data = tf.data.Dataset.from_tensor_slices(images(16)).batch(8, drop_remainder=True)
+    model = LDIAF(tiny("vae", ema_decay=0.5, learning_rate=0.1)).compile(run_eagerly=True)
+    raw = []
+    record = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: raw.append(model.get_weights()))
+    history = model.fit(data, epochs=2, validation_data=data, callbacks=[record], verbose=0).history
+    averaged = model.evaluate(data, return_dict=True, verbose=0)
+    assert history["val_elbo"][-1] == pytest.approx(averaged["elbo"], abs=1e-5)
+    average = raw[0]
+    for weights in raw[1:]:
+        average = [0.5 * old + 0.5 * new for old, new in zip(average, weights, strict=True)]
+    model.set_weights(average)
+    assert model.evaluate(data, return_dict=True, verbose=0)["elbo"] == pytest.approx(averaged["elbo"], abs=1e-3)
+    model.set_weights(raw[-1])
+    assert abs(model.evaluate(data, return_dict=True, verbose=0)["elbo"] - averaged["elbo"]) > 0.01
+
+
+def test_temperature_falls_by_powers_to_its_floor():
+    config = Config(temperature_decay=0.5, min_temperature=0.2)
+    assert [schedules.temperature(config, epoch) for epoch in range(4)] == [1.0, 0.5, 0.25, 0.2]
+
+
+def test_kl_weight_rises_linearly_to_one():
+    weights = [schedules.kl_weight(Config(kl_warmup_epochs=3), epoch) for epoch in range(6)]
+    np.testing.assert_allclose(weights, [0.25, 0.5, 0.75, 1, 1, 1])
+    assert schedules.kl_weight(Config(kl_warmup_epochs=0), 0) == 1
+
+
+def test_fit_follows_the_epoch(tiny, images):
+    """Also when it starts later: the values are functions of the epoch, not of what came before."""
+    config = tiny("graph_vae", temperature_decay=0.5, min_temperature=0.2, kl_warmup_epochs=3)
+    model = LDIAF(config).compile(run_eagerly=True)
+    seen = []
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append((float(model.temperature), float(model.kl_weight)))
+    )
+    data = tf.data.Dataset.from_tensor_slices(images(4)).batch(4, drop_remainder=True)
+    model.fit(data, initial_epoch=1, epochs=4, callbacks=[record], verbose=0)
+    assert seen == [(0.5, 0.5), (0.25, 0.75), (pytest.approx(0.2), 1.0)]
+
+
+def test_kl_weight_enters_the_loss_and_not_the_reported_elbo(tiny, images):
+    """With weight 0 the optimum ignores the prior: its network gets no gradient, and the ELBO still counts the KL."""
+    model = LDIAF(tiny("fc_vae")).compile(run_eagerly=True)
+    x = images(8)
+    model(x)
+    model.kl_weight.assign(0.0)
+    before = [v.numpy() for v in model.trainable_variables]
+    model.train_step(tf.constant(x))
+    metrics = {name: float(mean.result()) for name, mean in model.metric_means.items()}
+    assert metrics["elbo"] == pytest.approx(metrics["reconstruction"] - metrics["kl"], abs=1e-4)
+    assert metrics["kl"] == pytest.approx(sum(metrics[f"kl_node_{n}"] for n in (1, 2, 3)), abs=1e-4)
+    assert metrics["kl"] != 0
+    assert metrics["gradient_norm"] > 0
+    seed = tf.random.fold_in([0, 0], 0)
+    with tf.GradientTape() as tape:
+        for variable, value in zip(model.trainable_variables, before, strict=True):
+            variable.assign(value)
+        loss = -tf.reduce_mean(model(x, seed=seed, training=True).log_likelihood)
+    expected = tape.gradient(loss, [v.value for v in model.trainable_variables], unconnected_gradients="zero")
+    assert metrics["gradient_norm"] == pytest.approx(float(tf.linalg.global_norm(expected)), rel=1e-4)
+
+
+# Training, evaluating and saving through Keras
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, images):
+    """A model with every part after one epoch, and its batches, of which the last is smaller."""
+    keras.utils.set_random_seed(0)
+    data = tf.data.Dataset.from_tensor_slices(images(12)).batch(8)
+    model = LDIAF(tiny(num_nodes=2, temperature_decay=0.5)).compile(run_eagerly=True)
+    model.fit(data, initial_epoch=1, epochs=2, verbose=0)
+    return model, data
+
+
+def test_five_lines_of_plain_keras(tiny, images):
+    """Two images learned by heart: from 9 fair coins, 6.2 nats, to log 2, as if by anyone's Keras model."""
+    keras.utils.set_random_seed(0)
+    data = tf.data.Dataset.from_tensor_slices(np.tile(images(2), (16, 1, 1))).batch(32).repeat(100)
+    model = LDIAF(tiny("vae", learning_rate=0.03, jit_compile=True)).compile()
+    before = model.evaluate(data.take(20), return_dict=True, verbose=0)
+    model.fit(data, epochs=2, verbose=0)
+    after = model.evaluate(data.take(20), return_dict=True, verbose=0)
+    assert {"elbo", "reconstruction", "kl"} <= set(after)
+    assert after["elbo"] == pytest.approx(after["reconstruction"] - after["kl"], abs=1e-4)
+    assert before["elbo"] < -5
+    assert -1.5 < after["elbo"] < -np.log(2)
+
+
+def test_evaluation_reports_the_mean_over_images_and_repeats_itself(trained):
+    model, data = trained
+    found = model.evaluate(data, return_dict=True, verbose=0)
+    assert found == model.evaluate(data, return_dict=True, verbose=0)
+    draws = [model.bounds(x, 500)["elbo"] for x in data]
+    expected = np.concatenate(draws).mean()
+    spread = np.concatenate([model(x, num_samples=500).elbo() for x in data], axis=1).std()
+    # One draw for each of 12 images, 5 standard errors: error rate 6e-7.
+    assert abs(found["elbo"] - expected) < 5 * spread / np.sqrt(12)
+
+
+def test_padding_of_weight_zero_leaves_evaluation_unchanged(trained, images):
+    """What fills the padding does not matter; a weight that does count, does."""
+    model, _ = trained
+    x, weight = images(8), np.array([1, 1, 1, 1, 1, 0, 0, 0], "float32")
+
+    def evaluate(x, weight):
+        data = tf.data.Dataset.from_tensors((x, x, weight))
+        return model.evaluate(data, return_dict=True, verbose=0)
+
+    other = np.concatenate([x[:5], 1 - x[5:]])
+    assert evaluate(x, weight) == evaluate(other, weight)
+    assert evaluate(x, np.ones(8, "float32")) != evaluate(other, np.ones(8, "float32"))
+    seed = tf.random.fold_in([0, 1], 0)
+    terms = model(x, seed=seed)
+    assert evaluate(x, weight)["elbo"] == pytest.approx(np.mean(terms.elbo()[0, :5]), abs=1e-4)
+
+
+def test_saved_model_is_the_model_with_its_optimizer(trained, images, tmp_path):
+    model, _ = trained
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    assert copy.config == model.config
+    for term, again in zip(model(images(4), seed=(1, 2)), copy(images(4), seed=(1, 2)), strict=True):
+        np.testing.assert_array_equal(term, again)
+    assert int(copy.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    assert len(copy.optimizer.variables) == len(model.optimizer.variables) > len(model.trainable_variables)
+    for variable, again in zip(model.optimizer.variables, copy.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(variable, again)
+    assert float(copy.temperature) == float(model.temperature) == 0.5
+
+
+def test_saved_model_keeps_its_fixed_gates(tiny, images, tmp_path):
+    adjacency = [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
+    model = LDIAF(tiny("graph_vae"), adjacency)
+    model(images(3))
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(copy.gates.adjacency(), adjacency)
+    np.testing.assert_array_equal(copy.encode(images(3)), model.encode(images(3)))
+
+
+def test_xla_computes_the_same(trained, images):
+    """XLA draws other numbers from the same seed: what is not drawn agrees exactly, and the ELBO in its mean."""
+    model, _ = trained
+    x = tf.constant(images(8))
+    codes, elbos = [], []
+    for jit_compile in (True, False):
+        compiled = tf.function(jit_compile=jit_compile)(lambda x: (model.encode(x), model(x, num_samples=500).elbo()))
+        code, elbo = compiled(x)
+        codes.append(code)
+        elbos.append(elbo.numpy().astype("float64"))
+    np.testing.assert_allclose(codes[0], codes[1], atol=1e-5)
+    error = np.sqrt(sum(elbo.var(axis=0) for elbo in elbos) / 500)
+    # 8 images, 5 standard errors: error rate 5e-6.
+    assert (np.abs(elbos[0].mean(axis=0) - elbos[1].mean(axis=0)) < 5 * error).all()
+
+
+def test_steps_draw_anew(tiny, images):
+    """The same batch twice, at a learning rate of nearly zero: only the draws of z can change the ELBO."""
+    model = LDIAF(tiny("vae", learning_rate=1e-30)).compile(run_eagerly=True)
+    elbos = []
+    for _ in range(2):
+        elbos.append(model.train_on_batch(images(8), return_dict=True)["elbo"])
+        model.reset_metrics()
+    assert abs(elbos[0] - elbos[1]) > 1e-3

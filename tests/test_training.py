@@ -1,0 +1,239 @@
+"""Training and recorder: both phases, what is kept of them, and that a killed run ends as an uninterrupted one."""
+
+import keras
+import numpy as np
+import pytest
+
+from tf_ldiaf import data, evaluation, recorder, training
+from tf_ldiaf.config import ConfigError
+from tf_ldiaf.gates import most_probable_graph
+from tf_ldiaf.model import LDIAF
+from tf_ldiaf.run_folder import RunFolder
+
+SMALL = {"limit_train": 128, "batch_size": 32, "learning_rate": 0.02}
+
+
+def train(folder):
+    """Begins or continues a run; the test images are not there at all."""
+    config = folder.read_config()
+    training.train(config, data.load(config)._replace(test=None), folder)
+
+
+def validate(folder, model):
+    """The validation ELBO that the run would have written for `model`."""
+    config = folder.read_config()
+    batches = data.evaluation_batches(data.load(config).valid, config.batch_size)
+    return model.compile().evaluate(batches, verbose=0, return_dict=True)["elbo"]
+
+
+def without_speed(rows):
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    """Everything that a checkpoint must carry: averaged weights, learned gates, schedules, fresh draws of pixels."""
+    return tiny(
+        "graph_vae", num_nodes=2, structure_epochs=2, epochs=2, binarization="dynamic", ema_decay=0.9,
+        optimizer="adamw", weight_decay=1e-3, kl_warmup_epochs=1, **SMALL,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = RunFolder(tmp_path_factory.mktemp("run") / "whole")
+    folder.create(config)
+    train(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny, tmp_path_factory):
+    """A run of a plain VAE that early stopping ended: its learning rate is far too large."""
+    folder = RunFolder(tmp_path_factory.mktemp("run") / "stopped")
+    settings = SMALL | {"epochs": 30, "early_stopping_patience": 2, "learning_rate": 0.5}
+    folder.create(tiny("vae", learning_rate_schedule="constant", **settings))
+    train(folder)
+    return folder
+
+
+def test_both_phases_have_their_rows(run):
+    rows = run.read_history()
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        ("structure", 1), ("structure", 2), ("final", 1), ("final", 2),
+    ]  # fmt: skip
+    assert [row["temperature"] for row in rows[:2]] == pytest.approx([1, 0.99])
+    assert [row["kl_weight"] for row in rows] == [0.5, 1, 0.5, 1]
+    # Cosine over 8 steps of each phase: half after 4, nothing after 8.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0, 0.01, 0], abs=1e-8)
+    assert all(row["images_per_second"] > 0 for row in rows)
+
+
+def test_history_has_the_same_terms_of_training_and_validation(run):
+    [names] = {tuple(row) for row in run.read_history()}
+    terms = {"elbo", "reconstruction", "kl", "kl_node_1", "kl_node_2"}
+    others = {"phase", "epoch", "gradient_norm", "learning_rate", "temperature", "kl_weight", "images_per_second"}
+    assert set(names) == terms | {f"val_{name}" for name in terms} | {"val_active_units"} | others
+    for row in run.read_history():
+        for prefix in ("", "val_"):
+            # The float32 means of a sum and of its parts agree to 1e-3 nats.
+            kl = sum(row[f"{prefix}kl_node_{n}"] for n in (1, 2))
+            assert row[f"{prefix}kl"] == pytest.approx(kl, abs=1e-3)
+            assert row[f"{prefix}elbo"] == pytest.approx(row[f"{prefix}reconstruction"] - kl, abs=1e-3)
+        assert row["gradient_norm"] > 0
+        assert 0 <= row["val_active_units"] <= 4
+
+
+def test_learned_gates_are_kept_per_epoch_and_then_fixed(run):
+    gates = run.read_gates()
+    assert [epoch["epoch"] for epoch in gates["epochs"]] == [1, 2]
+    probs = [np.array(epoch["probs"]) for epoch in gates["epochs"]]
+    assert all(p.shape == (2, 2) and (np.triu(p, k=1) == p).all() for p in probs)
+    assert not np.array_equal(*probs)
+    graph = most_probable_graph(probs[-1])
+    assert np.array_equal(gates["adjacency"], graph)
+    for file in (run.best, run.last):
+        assert np.array_equal(keras.models.load_model(file, compile=False).gates.fixed, graph)
+
+
+def test_best_checkpoint_has_the_averaged_weights_of_the_best_epoch(run):
+    best = recorder.best_row(run.read_history(), "final")
+    assert validate(run, evaluation.load_best(run)) == pytest.approx(best["val_elbo"], abs=1e-3)
+    last = validate(run, keras.models.load_model(run.last))
+    assert abs(last - best["val_elbo"]) > 0.01  # what training goes on from is not averaged
+
+
+def test_report_and_tensorboard_are_written(run):
+    report = run.report_file.read_text()
+    assert "# graph_vae on digits" in report
+    assert f"python -m tf_ldiaf.evaluate --run_dir={run.path}" in report
+    assert f"{recorder.best_row(run.read_history(), 'final')['val_elbo']:.3f} nats" in report
+    for part in ("train", "validation"):
+        assert list((run.tensorboard / part).glob("events.*"))
+
+
+def test_early_stopping_keeps_the_best_epoch(stopped):
+    rows = stopped.read_history()
+    best = recorder.best_row(rows, "final")
+    assert len(rows) < 30
+    assert rows[-1]["epoch"] == best["epoch"] + 2
+    assert validate(stopped, evaluation.load_best(stopped)) == pytest.approx(best["val_elbo"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["run", "stopped"])
+def test_a_finished_run_resumes_as_finished(name, request, monkeypatch):
+    folder = request.getfixturevalue(name)
+    files = [folder.history_file, folder.gates_file, folder.best, folder.last, folder.report_file]
+    before = [file.read_bytes() for file in files]
+    monkeypatch.setattr(LDIAF, "fit", None)
+    train(folder)
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "stop"),
+    [([-3], 1, False), ([-3, -4], 1, True), ([-3, -4], 2, False), ([-3, -2], 1, False), ([-3, -4, -5], 0, False),
+     ([-3, -3], 1, True), ([-3, -4, -5], 2, True)],
+)  # fmt: skip
+def test_when_to_stop(values, patience, stop):
+    earlier = [{"phase": "structure", "epoch": 9, "val_elbo": -1}]
+    rows = earlier + [{"phase": "final", "epoch": i + 1, "val_elbo": value} for i, value in enumerate(values)]
+    assert recorder.stopped_early(rows, "final", patience) is stop
+    assert recorder.best_row(rows, "final")["val_elbo"] == max(values)
+    assert recorder.best_row(earlier, "final") is None
+
+
+def kill(monkeypatch, phase, epoch, moment):
+    """Ctrl-C in an epoch's end: before its checkpoints, between best and last, or after them."""
+    inside = []
+    on_epoch_end, save, write = recorder.Recorder.on_epoch_end, recorder.save_atomically, RunFolder.write_gates
+
+    def stop_at(this):
+        if inside and moment == this:
+            raise KeyboardInterrupt
+
+    def killed_epoch_end(self, at, logs=None):
+        if (self.phase, at + 1) == (phase, epoch):
+            inside.append(True)
+        on_epoch_end(self, at, logs)
+        stop_at("after")
+
+    def killed_save(model, path):
+        if path.name == "last.keras":
+            stop_at("between")
+        save(model, path)
+
+    def killed_write(self, epochs, adjacency):
+        write(self, epochs, adjacency)  # the history was written just before
+        stop_at("before checkpoint")
+
+    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", killed_epoch_end)
+    monkeypatch.setattr(recorder, "save_atomically", killed_save)
+    monkeypatch.setattr(RunFolder, "write_gates", killed_write)
+
+
+def test_a_killed_run_ends_like_an_uninterrupted_one_to_the_bit(config, run, tmp_path):
+    folder = RunFolder(tmp_path / "killed")
+    folder.create(config)
+    for stop in [
+        ("structure", 1, "after"),
+        ("structure", 2, "before checkpoint"),
+        ("final", 1, "before checkpoint"),
+        ("final", 2, "between"),
+    ]:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
+            kill(monkeypatch, *stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(folder)
+    train(folder)
+
+    assert without_speed(folder.read_history()) == without_speed(run.read_history())
+    assert folder.read_gates() == run.read_gates()
+    for name in ("last", "best"):
+        ours, theirs = (keras.models.load_model(getattr(f, name)) for f in (folder, run))
+        for a, b in zip(ours.variables, theirs.variables, strict=True):
+            assert a.path.partition("/")[2] == b.path.partition("/")[2]
+            assert np.array_equal(a, b), (name, a.path)
+        if name == "last":
+            for a, b in zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True):
+                assert np.array_equal(a, b), (name, a.path)
+    assert folder.report_file.read_text() == run.report_file.read_text().replace(str(run.path), str(folder.path))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(stopped, tmp_path):
+    folder = RunFolder(tmp_path / "killed")
+    folder.create(stopped.read_config())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill(monkeypatch, "final", 2, "before checkpoint")
+        with pytest.raises(KeyboardInterrupt):
+            train(folder)
+    assert len(folder.read_history()) == 2
+    assert not folder.last.exists()
+    train(folder)
+    assert without_speed(folder.read_history()) == without_speed(stopped.read_history())
+
+
+def test_a_damaged_checkpoint_is_one_sentence(run, tmp_path):
+    folder = RunFolder(tmp_path / "damaged")
+    folder.create(run.read_config())
+    for file in (folder.last, folder.best):
+        file.write_bytes(run.last.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"last\.keras must be a checkpoint of this package"):
+        train(folder)
+    with pytest.raises(ConfigError, match=r"best\.keras must be a checkpoint of this package"):
+        evaluation.load_best(folder)
+
+
+def test_adamw_without_weight_decay_is_an_optimizer(tiny):
+    assert training.schedules.make_optimizer(tiny("vae", optimizer="adamw"), 10).weight_decay == 0
+
+
+def test_a_learning_rate_that_diverges_is_one_sentence(tiny, tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny("vae", **SMALL))
+    monkeypatch.setattr(training.schedules, "make_optimizer", lambda *_: keras.optimizers.SGD(1e30))
+    with pytest.raises(ConfigError, match=r"--learning_rate must keep the ELBO finite.*epoch 1 of the final phase"):
+        train(folder)
+    assert not folder.best.exists()
