@@ -89,10 +89,9 @@ def quiet_tensorflow() -> Iterator[None]:
 def _parse(command, arguments):
     try:
         return flags.FLAGS([command, *arguments])[1:]
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"--flagfile must be a text file. Received: one that is not UTF-8 ({error.reason})."
-        ) from None
+    except UnicodeDecodeError:
+        files = " ".join(argument for argument in arguments if "flagfile" in argument or not argument.startswith("-"))
+        raise ConfigError(f"--flagfile must be a text file in UTF-8. Received: {files}.") from None
 
 
 def _flagfiles_first(arguments):

@@ -139,13 +139,14 @@ class LDIAF(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args, callbacks=None, **kwargs):
+    def fit(self, x=None, *args, callbacks=None, **kwargs):
         """As Keras's; temperature and KL weight follow the epoch, and averaged weights are what is validated."""
         if self.built:
             self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
         averaging = [keras.callbacks.SwapEMAWeights()] if self.optimizer.use_ema else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        return super().fit(*args, callbacks=[schedules.EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
+        kwargs.setdefault("shuffle", not isinstance(x, tf.data.Dataset))
+        return super().fit(x, *args, callbacks=[schedules.EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
 
     def train_step(self, data):
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)

@@ -77,7 +77,6 @@ def _run_phase(phase, config, adjacency, num_epochs, images, folder, log, model,
         epochs=num_epochs,
         validation_data=data.evaluation_batches(images.valid, config.batch_size),
         callbacks=[recorder],
-        shuffle=False,  # the batches are shuffled already
         verbose=1 if sys.stdout.isatty() else 2,
     )
 
