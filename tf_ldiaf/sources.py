@@ -1,0 +1,210 @@
+"""Where images come from: scikit-learn's digits, .npz files, folders of PNG images, TFDS."""
+
+import difflib
+import pathlib
+import typing
+import zipfile
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ldiaf.config import ConfigError
+
+_READ_BATCH = 1000
+
+
+def read(dataset: str, data_dir: str) -> dict[str, np.ndarray]:
+    """The arrays that a data set has among train, valid, test; train is always there.
+
+    Args:
+        dataset: digits, an .npz file, a folder, or a TFDS name.
+        data_dir: where TFDS keeps its data sets; "" for its own choice.
+
+    Returns:
+        Arrays [n, H, W] of one size and type, uint8 in 0-255 or float32 in 0-1.
+
+    Raises:
+        ConfigError: a source that is missing, unreadable, of a wrong shape or out of range.
+    """
+    path = _as_path(dataset)
+    if dataset == "digits":
+        splits = _read_digits()
+    elif path.suffix == ".npz":
+        splits = _read_npz(path)
+    elif path.is_dir():
+        splits = _read_folder(path)
+    elif path.is_absolute() or dataset.startswith((".", "~")):
+        found = "is neither" if path.exists() else "does not exist"
+        raise ConfigError(f"--dataset must be an .npz file or a folder of PNGs. Received: {dataset}, which {found}.")
+    else:
+        splits = _read_tfds(dataset, data_dir)
+    return _as_pictures(splits, "--dataset")
+
+
+def read_first_array(file: str, flag: str) -> np.ndarray:
+    """The images of the first array of an .npz file, as `read` gives them; errors speak of `flag`.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, or its array does not hold images.
+    """
+    return next(iter(_as_pictures(_read_arrays(pathlib.Path(file), flag), flag).values()))
+
+
+def _as_path(dataset):
+    try:
+        path = pathlib.Path(dataset).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"--dataset must be a name or a path. Received: {dataset} ({error}).") from None
+    return path
+
+
+def _read_digits():
+    from sklearn.datasets import load_digits  # slow to import, and only needed here
+
+    return {"train": np.round(load_digits().images * (255 / 16)).astype("uint8")}
+
+
+_NPZ_NAMES = {f"{prefix}{name}": name for prefix in ("", "x_") for name in ("train", "valid", "test")}
+
+
+def _read_npz(path):
+    splits = _read_arrays(path, "--dataset", _NPZ_NAMES)
+    if "train" not in splits:
+        raise ConfigError(
+            "--dataset must be an .npz file with arrays train, valid, test or x_train, x_valid, x_test. "
+            f"Received: {path}, which has no training images."
+        )
+    return splits
+
+
+def _read_arrays(path, flag, names=None):
+    """The arrays of an .npz file that are called one of `names`, under their new names; by default the first."""
+    if not path.is_file():
+        raise ConfigError(f"{flag} must be an .npz file that exists. Received: {path}.")
+    unreadable = (
+        *(OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, NotImplementedError),
+        *(zipfile.BadZipFile, zlib.error),
+    )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = names or {name: name for name in arrays.files[:1]}
+            return {name: arrays[key] for key, name in names.items() if key in arrays}
+    except unreadable as error:
+        raise ConfigError(f"{flag} must be a readable .npz file of numbers. Received: {path} ({error}).") from None
+
+
+def _read_folder(path):
+    parts = {name: path / name for name in ("train", "valid", "test") if (path / name).is_dir()}
+    if "train" not in parts:
+        parts = {"train": path}
+    return {name: _read_pngs(part) for name, part in parts.items()}
+
+
+def _read_pngs(path):
+    from PIL import Image, UnidentifiedImageError
+
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".png")
+    if not files:
+        raise ConfigError(f"--dataset must be a folder with PNG images. Received: {path}, which holds none.")
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                mode = picture.mode
+                pixels = np.asarray(picture.convert("L"))
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            raise ConfigError(f"--dataset must hold readable PNG images. Received: {file} ({error}).") from None
+        if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+            raise ConfigError(f"--dataset must hold PNG images of 8 bits. Received: {file} of mode {mode}.")
+        if pictures and pixels.shape != pictures[0].shape:
+            raise ConfigError(
+                f"--dataset must hold images of one size, {pictures[0].shape} like the first. "
+                f"Received: {file} of {pixels.shape}."
+            )
+        pictures.append(pixels)
+    return np.stack(pictures)
+
+
+def _read_tfds(name, data_dir):
+    import tensorflow_datasets as tfds  # slow to import, and only needed here
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+    except tfds.core.DatasetNotFoundError:
+        near = ", ".join(difflib.get_close_matches(name, tfds.list_builders(), 3))
+        hint = f" Did you mean {near}?" if near else ""
+        raise ConfigError(
+            f"--dataset must be digits, a TFDS name, an .npz file or a folder. Received: {name}.{hint}"
+        ) from None
+    except Exception as error:
+        raise ConfigError(f"--dataset must be a data set that TFDS can open. Received: {name} ({error}).") from None
+    if not builder.is_prepared():
+        _prepare(builder)
+    features: typing.Any = builder.info.features
+    if "image" not in features or "train" not in builder.info.splits:
+        raise ConfigError(f"--dataset must have images and a train split. Received: {name}, which has not.")
+    shape = features["image"].shape
+    if len(shape) != 3 or None in shape or shape[-1] not in (1, 3):
+        raise ConfigError(f"--dataset must hold grey or RGB images of one size. Received: {name} of shape {shape}.")
+    names = {"train": "train", "validation": "valid", "test": "test"}
+    return {ours: _read_tfds_split(builder, theirs) for theirs, ours in names.items() if theirs in builder.info.splits}
+
+
+def _prepare(builder):
+    """Downloads a data set; without a network, says how to prepare it elsewhere."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    name, folder = builder.info.full_name, builder._data_dir_root
+    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 0  # TFDS would retry for minutes, deaf to Ctrl-C
+    print(f"Preparing {name} in {folder} with TFDS.", flush=True)
+    tfds.disable_progress_bar()  # it would stay on the screen, broken, where there is no network
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"--dataset={builder.name} is not prepared in {folder} and cannot be downloaded from here "
+            f"({type(error).__name__}: {reason}); on a machine with a network run `tfds build {builder.name}`, copy "
+            f"~/tensorflow_datasets/{name} here, and name the folder above {builder.name} with --data_dir."
+        ) from None
+    finally:
+        downloader.MAX_RETRIES = retries
+
+
+def _read_tfds_split(builder, split):
+    def grey(example):
+        image = example["image"]
+        return tf.image.rgb_to_grayscale(image) if image.shape[-1] == 3 else image
+
+    batches = builder.as_dataset(split=split, batch_size=_READ_BATCH, shuffle_files=False).map(grey)
+    return np.concatenate([batch[..., 0] for batch in batches.as_numpy_iterator()])
+
+
+def _as_pictures(splits, flag):
+    """Every array as [n, H, W], uint8 in 0-255 or float32 in 0-1; one shape and one dtype for all."""
+    for name, x in splits.items():
+        if x.dtype == bool:
+            x = x.astype("uint8")
+        if x.ndim == 4 and x.shape[-1] == 1:
+            x = x[..., 0]
+        if x.ndim == 2:  # flat: a square if it is one, else one row of pixels
+            side = round(x.shape[1] ** 0.5)
+            x = x.reshape(len(x), *((side, side) if side * side == x.shape[1] else (1, x.shape[1])))
+        if x.ndim != 3 or 0 in x.shape[1:]:
+            raise ConfigError(f"{flag} must hold images [n, H, W] or [n, H * W]. Received: {name} of {x.shape}.")
+        if x.dtype != "uint8" and not np.issubdtype(x.dtype, np.floating):
+            raise ConfigError(f"{flag} must be uint8 in 0-255 or float in 0-1. Received: {name} of {x.dtype}.")
+        if x.dtype != "uint8" and not (np.isfinite(x).all() and (x >= 0).all() and (x <= 1).all()):
+            found = "NaN or infinity" if not np.isfinite(x).all() else f"{x.min():g} to {x.max():g}"
+            raise ConfigError(f"{flag} must be uint8 in 0-255 or float in 0-1. Received: {name} with {found}.")
+        splits[name] = x if x.dtype == "uint8" else x.astype("float32")
+    kinds = {(x.shape[1:], x.dtype.name) for x in splits.values()}
+    if len(kinds) > 1:
+        raise ConfigError(f"{flag} must have one image size and type in all sets. Received: {sorted(kinds)}.")
+    # uint8 arrays of 0 and 1 are binary images, not nearly black ones.
+    if all(x.dtype == "uint8" and (x <= 1).all() for x in splits.values()):
+        splits = {name: x * np.uint8(255) for name, x in splits.items()}
+    return splits
