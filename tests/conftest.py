@@ -49,3 +49,14 @@ def randomise():
         return layer
 
     return add_noise
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Writes arrays to an .npz file and gives its name."""
+
+    def write(**arrays):
+        np.savez(tmp_path / "data.npz", **arrays)
+        return str(tmp_path / "data.npz")
+
+    return write

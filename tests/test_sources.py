@@ -1,0 +1,115 @@
+"""Sources: one sentence for every input that cannot be used."""
+
+import numpy as np
+import pytest
+from test_data import grey, numbered, save_pngs
+
+from tf_ldiaf import Config, data
+from tf_ldiaf.config import ConfigError
+
+# Inputs that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("words", "arrays"),
+    [
+        ("no training images", {"test": grey(9)}),
+        ("readable .npz file of numbers", {"train": np.array([{"a": 1}] * 9, dtype=object)}),
+        ("NaN or infinity", {"train": np.full((9, 4, 4), np.nan)}),
+        ("NaN or infinity", {"train": np.full((9, 4, 4), np.inf, "float32")}),
+        ("with 0 to 255", {"train": np.array([0.0, 255.0] * 8).reshape(1, 4, 4).repeat(9, axis=0)}),
+        ("with -1 to -1", {"train": np.full((9, 4, 4), -1.0)}),
+        ("int64", {"train": np.ones((9, 4, 4), "int64")}),
+        (r"\(9, 4, 4, 3\)", {"train": np.ones((9, 4, 4, 3), "uint8")}),
+        (r"\(9,\)", {"train": np.ones(9, "uint8")}),
+        (r"\(9, 0, 4\)", {"train": np.ones((9, 0, 4), "uint8")}),
+        ("one image size and type in all sets", {"train": grey(9), "test": grey(9, shape=(5, 5))}),
+        ("one image size and type in all sets", {"train": grey(9), "test": grey(9) / 255}),
+        ("at least one image.*no train image", {"train": grey(0)}),
+        ("at least one image.*no test image", {"train": grey(9), "test": grey(0)}),
+        ("at least one image.*no valid image", {"train": grey(2)}),
+    ],
+)
+def test_arrays_that_cannot_be_used(npz, words, arrays):
+    with pytest.raises(ConfigError, match=words):
+        data.load(Config(dataset=npz(**arrays)))
+
+
+def not_a_zip(file):
+    file.write_text("hello")
+
+
+def truncated(file):
+    np.savez(file, train=grey(100))
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def one_array(file):
+    with open(file, "wb") as stream:
+        np.save(stream, grey(100))
+
+
+@pytest.mark.parametrize("write", [not_a_zip, truncated, one_array])
+def test_files_that_cannot_be_read(tmp_path, write):
+    write(tmp_path / "data.npz")
+    with pytest.raises(ConfigError, match=r"readable \.npz file"):
+        data.load(Config(dataset=str(tmp_path / "data.npz")))
+
+
+def test_one_damaged_byte_is_one_sentence_or_harmless(tmp_path):
+    file = tmp_path / "data.npz"
+    np.savez_compressed(file, train=grey(100))
+    content = file.read_bytes()
+    refused = 0
+    for i in range(0, len(content), 23):
+        file.write_bytes(content[:i] + bytes([content[i] ^ 0x5A]) + content[i + 1 :])
+        try:
+            data.load(Config(dataset=str(file)))
+        except ConfigError:
+            refused += 1
+    assert refused > 10
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"folder with PNG images.*holds none"):
+        data.load(Config(dataset=str(tmp_path / "empty")))
+    folder = save_pngs(tmp_path / "sizes", [grey(1)[0], grey(1, shape=(5, 5))[0]])
+    with pytest.raises(ConfigError, match=r"images of one size.*0001\.png of \(5, 5\)"):
+        data.load(Config(dataset=folder))
+    folder = save_pngs(tmp_path / "corrupt", numbered(9))
+    file = tmp_path / "corrupt" / "0003.png"
+    for content in (b"not a picture", file.read_bytes()[:45]):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"readable PNG images.*0003\.png"):
+            data.load(Config(dataset=folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["missing.npz", "missing", "file.txt", "n" * 300,
+     "~nobody-of-this-name/data"],
+)  # fmt: skip
+def test_paths_that_lead_nowhere(tmp_path, name):
+    (tmp_path / "file.txt").write_text("")
+    with pytest.raises(ConfigError, match="--dataset must be"):
+        data.load(Config(dataset=name if name.startswith("~") else str(tmp_path / name)))
+
+
+def test_unknown_name_comes_with_a_hint(tmp_path):
+    with pytest.raises(ConfigError, match=r"TFDS name.*Received: mnst. Did you mean mnist"):
+        data.load(Config(dataset="mnst", data_dir=str(tmp_path)))
+
+
+def test_unprepared_data_set_without_a_network(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    def no_network(self):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    retries = downloader.MAX_RETRIES
+    with pytest.raises(ConfigError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*--data_dir"):
+        data.load(Config(dataset="mnist", data_dir=str(tmp_path)))
+    assert retries == downloader.MAX_RETRIES
