@@ -50,7 +50,8 @@ def test_with_shut_gates_and_no_flow_it_is_a_mean_field_vae(build, images):
     x = images(4)
     terms = model(x, seed=(1, 2), num_samples=4_000)
     z = terms.latents.numpy().astype("float64")
-    codes = model.encode(x)
+    codes, innovations = model.codes_and_innovations(model.infer(x))
+    np.testing.assert_array_equal(codes, model.encode(x))
     features = numpy_mlp(model.encoder, x.reshape(4, 9))
     features = np.where(features > 0, features, np.expm1(features))
     divergence = 0
@@ -66,6 +67,7 @@ def test_with_shut_gates_and_no_flow_it_is_a_mean_field_vae(build, images):
         np.testing.assert_allclose(terms.log_prior[:, :, n], log_prior, atol=1e-3)
         np.testing.assert_allclose(terms.log_posterior[:, :, n], log_posterior, atol=1e-3)
         np.testing.assert_allclose(codes[:, n], loc, atol=1e-5)
+        np.testing.assert_allclose(innovations[:, n], loc - prior_loc, atol=1e-5)
         posterior, prior = tfd.MultivariateNormalDiag(loc, scale), tfd.MultivariateNormalDiag(prior_loc, prior_scale)
         divergence += posterior.kl_divergence(prior).numpy()
     logits = numpy_mlp(model.decoder, z.reshape(-1, 6))

@@ -79,7 +79,7 @@ def test_evaluation_says_what_was_measured(run, model, per_image):
     expected |= {"num_importance_samples": NUM_SAMPLES, "latent_dimensions": 4}
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["num_parameters"] == model.count_params() - sum(v.numpy().size for v in model.non_trainable_weights)
-    assert metrics["active_units"] == (per_image["codes"].var(axis=0) > 0.01).sum()
+    assert metrics["active_units"] == (per_image["innovations"].var(axis=0) > 0.01).sum()
     table = evaluation.table(metrics)
     assert f"| {metrics['test_elbo']:.2f} +- {metrics['test_elbo_stderr']:.2f} nats" in table
     assert f"log-likelihood, S = {NUM_SAMPLES}" in table
@@ -94,7 +94,9 @@ def test_log_likelihood_is_no_less_than_elbo(per_image):
 
 def test_batch_size_changes_nothing_but_the_draws(model, held_out, per_image):
     other = evaluation.per_image(model, held_out, NUM_SAMPLES, batch_size=64, seed=1)
-    assert np.allclose(other["codes"], per_image["codes"], atol=1e-5)  # no draws in them: images are in order
+    assert np.allclose(
+        other["innovations"], per_image["innovations"], atol=1e-5
+    )  # no draws in them: images are in order
     difference = other["elbo"] - per_image["elbo"]
     # A paired test at 5 standard errors: a false alarm has probability 6e-7.
     assert abs(difference.mean()) < 5 * difference.std() / np.sqrt(359)

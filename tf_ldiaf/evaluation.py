@@ -63,7 +63,7 @@ def evaluate(
         )
     values = per_image(model, images, num_importance_samples, batch_size, seed)
     active = ActiveUnits((config.num_nodes, config.node_dim))
-    active.update_state(values["codes"])
+    active.update_state(values["innovations"])
 
     metrics = {}
     for name in ("elbo", "log_likelihood", "reconstruction"):
@@ -86,14 +86,15 @@ def evaluate(
 
 
 def per_image(model: LDIAF, images, num_importance_samples: int, batch_size: int, seed: int) -> dict[str, np.ndarray]:
-    """`LDIAF.bounds` and `codes` of every image, batch by batch, with a progress bar.
+    """`LDIAF.bounds` and the innovations of every image, batch by batch, with a progress bar.
 
     Every batch has draws of its own. The last one is filled up, so that one compilation serves all.
     """
 
     @tf.function(jit_compile=model.config.jit_compile, autograph=False)
     def step(x, batch_seed):
-        return model.bounds(x, num_importance_samples, batch_seed) | {"codes": model.encode(x)}
+        _, innovations = model.codes_and_innovations(model.infer(x))
+        return model.bounds(x, num_importance_samples, batch_seed) | {"innovations": innovations}
 
     batches = data.evaluation_batches(images, batch_size)
     progress = keras.utils.Progbar(len(batches), verbose=1 if sys.stdout.isatty() else 2, unit_name="batch")

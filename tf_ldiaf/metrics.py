@@ -6,11 +6,12 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
 class ActiveUnits(keras.metrics.Metric):
-    """The number of latent dimensions with Var_x(code(x)) > threshold.
+    """The number of latent dimensions with Var_x(innovation(x)) > threshold.
 
-    The code, `LDIAF.encode`, stands for the posterior mean, which has no closed form behind a flow;
-    without a flow and with one node it is the posterior mean. Updated with codes [B, N, D] and
-    weights [B].
+    The innovation is the code of `LDIAF.encode` less the prior's loc given the parents' innovations. For a
+    root it is the posterior mean, as in the source (behind a flow, the code stands for the mean, which
+    has no closed form). A dimension that only repeats its parents varies with x and yet carries nothing;
+    it does not count. Updated with innovations [B, N, D] and weights [B].
 
     Args:
         shape: (N, D).
@@ -26,11 +27,11 @@ class ActiveUnits(keras.metrics.Metric):
         self.sums = self.add_variable(tuple(shape), "zeros", name="sums")
         self.squares = self.add_variable(tuple(shape), "zeros", name="squares")
 
-    def update_state(self, codes, sample_weight=None):
-        weight = tf.ones(tf.shape(codes)[:1]) if sample_weight is None else tf.cast(sample_weight, tf.float32)
+    def update_state(self, innovations, sample_weight=None):
+        weight = tf.ones(tf.shape(innovations)[:1]) if sample_weight is None else tf.cast(sample_weight, tf.float32)
         self.num.assign_add(tf.reduce_sum(weight))
-        self.sums.assign_add(tf.einsum("bnd,b->nd", codes, weight))
-        self.squares.assign_add(tf.einsum("bnd,b->nd", tf.square(codes), weight))
+        self.sums.assign_add(tf.einsum("bnd,b->nd", innovations, weight))
+        self.squares.assign_add(tf.einsum("bnd,b->nd", tf.square(innovations), weight))
 
     def result(self):
         variance = self.squares / self.num - tf.square(self.sums / self.num)

@@ -13,24 +13,12 @@ from tf_ldiaf.config import Config
 from tf_ldiaf.flows import InverseAutoregressiveFlow
 from tf_ldiaf.gates import Gates, all_gates_open
 from tf_ldiaf.metrics import ActiveUnits
-from tf_ldiaf.networks import GaussianNetwork, mlp
+from tf_ldiaf.networks import GaussianNetwork, GaussianParameters, mlp
 
 tfd = tfp.distributions
 
 # Importance samples are drawn so many rows (samples x images) at a time: memory does not grow with S.
 _ROWS_PER_PASS = 2048
-
-
-class BottomUp(typing.NamedTuple):
-    """What the image says of one node, before its parents are known."""
-
-    loc: tf.Tensor  # [B, D]
-    scale: tf.Tensor  # [B, D]
-    context: tf.Tensor  # [B, H], h of the flow
-
-    def tile(self, num):
-        """The same for `num` draws of each image, draws outermost: [num * B, ...]."""
-        return BottomUp(*(tf.tile(part, [num, 1]) for part in self))
 
 
 def fuse(top_down, bottom_up):
@@ -168,7 +156,7 @@ class LDIAF(keras.Model):
         self.evaluated_batches.update_state(1.0)
         bottom_up = self.infer(x)
         terms = self._terms(x, bottom_up, seed, 1)
-        self.active_units.update_state(self._codes(bottom_up), weight)
+        self.active_units.update_state(self.codes_and_innovations(bottom_up)[1], weight)
         return self._update_metrics(terms, weight) | {"active_units": self.active_units.result()}
 
     def _update_metrics(self, terms, weight=None):
@@ -200,11 +188,11 @@ class LDIAF(keras.Model):
         return self._terms(x, self.infer(x), seed, num_samples, training)
 
     def infer(self, x):
-        """The bottom-up pass, once per image: a `BottomUp` for each node."""
+        """The bottom-up pass, once per image: the `GaussianParameters` of each node."""
         if not self.built:
             self.build(x.shape)
         features = self.encoder(tf.reshape(x, [-1, self.num_pixels]))
-        return [BottomUp(*network(features)) for network in self.bottom_up]
+        return [GaussianParameters(*network(features)) for network in self.bottom_up]
 
     def _terms(self, x, bottom_up, seed, num_samples, training=False):
         flat = tf.reshape(x, [-1, self.num_pixels])
@@ -316,14 +304,27 @@ class LDIAF(keras.Model):
         Returns:
             codes: [B, N, D].
         """
-        return self._codes(self.infer(x))
+        return self.codes_and_innovations(self.infer(x))[0]
 
-    def _codes(self, bottom_up):
+    def codes_and_innovations(self, bottom_up):
+        """The codes of `encode`, and what of them the prior did not foresee: code - prior loc given the parents' codes.
+
+        Args:
+            bottom_up: what `infer` returns.
+
+        Returns:
+            codes, innovations: [B, N, D].
+        """
+        innovations = [None] * self.config.num_nodes
+
         def draw(n, prior):
             posterior = self._posterior(n, prior, bottom_up[n])
-            return posterior.bijector(posterior.distribution.loc) if self.flows else posterior.loc
+            code = posterior.bijector(posterior.distribution.loc) if self.flows else posterior.loc
+            innovations[n] = code - prior.loc
+            return code
 
-        return tf.stack(self._descend(self._gates(1), draw), axis=1)
+        codes = self._descend(self._gates(1), draw)
+        return tf.stack(codes, axis=1), tf.stack(innovations, axis=1)
 
     def reconstruct(self, x, seed=0):
         """Each image from one draw of its posterior: `probs` and `images` as in `sample`, [B, ...]."""

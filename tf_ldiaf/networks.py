@@ -1,5 +1,7 @@
 """The networks: encoder, decoder, and the per-node networks that give Gaussian parameters."""
 
+import typing
+
 import keras
 import tensorflow as tf
 
@@ -18,6 +20,18 @@ def mlp(units, name, output_dim=None):
     if output_dim is not None:
         layers.append(keras.layers.Dense(output_dim, name="output"))
     return keras.Sequential(layers, name=name)
+
+
+class GaussianParameters(typing.NamedTuple):
+    """What a `GaussianNetwork` returns."""
+
+    loc: tf.Tensor  # [B, D]
+    scale: tf.Tensor  # [B, D]
+    context: tf.Tensor  # [B, H], h of the flow
+
+    def tile(self, num):
+        """The same for `num` draws of each row, draws outermost: [num * B, ...]."""
+        return GaussianParameters(*(tf.tile(part, [num, 1]) for part in self))
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
