@@ -229,12 +229,10 @@ class Config:
         return given
 
     def to_flags(self) -> list[str]:
-        """The flags that make this configuration, departures from the defaults only."""
-        return [
-            f"--{f.name}={_to_text(getattr(self, f.name))}"
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
-        ]
+        """The flags that make this configuration: the method, and departures from its defaults only."""
+        usual = Config(method=self.method)
+        names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(usual, f.name)]
+        return [f"--{name}={_to_text(getattr(self, name))}" for name in ["method", *names]]
 
 
 def _kind(field: dataclasses.Field) -> type:

@@ -99,6 +99,8 @@ def _card(folder, model, name, graph):
         numbers = evaluation.table(folder.read_metrics())
     else:
         numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run when this was exported."
+    # Where the data lay on the machine of the training is nobody else's concern.
+    settings = " ".join(flag for flag in config.to_flags() if not flag.startswith("--data_dir="))
     edges = ", ".join(f"{a} -> {b} ({w:.2f})" for a, b, w in graph.edges(data="weight")) or "none"
     learned = "learned (edge, gate probability)" if config.learns_gates else "fixed"
     return f"""# {name}
@@ -114,7 +116,7 @@ A variational autoencoder of {" x ".join(map(str, model.image_shape))} binary im
 ## Method
 
 `{config.method}`: N = {config.num_nodes} nodes of D = {config.node_dim}, T = {config.num_flow_steps} flow steps.
-Settings: `{" ".join(config.to_flags()) or "all defaults"}`.
+Settings: `{settings}`.
 Versions: {", ".join(f"{package} {version}" for package, version in info["versions"].items())}.
 
 ## Numbers

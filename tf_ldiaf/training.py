@@ -115,7 +115,7 @@ def _report(config, folder, rows, gate_epochs):
     lines = [
         f"# {config.method} on {config.dataset}",
         "",
-        f"Settings: `{' '.join(config.to_flags()) or 'all defaults'}`",
+        f"Settings: `{' '.join(config.to_flags())}`",
         "",
         "| | |",
         "|---|---|",
