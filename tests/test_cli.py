@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -155,7 +157,22 @@ def test_the_command_line_wins_over_a_flagfile(order, place, no_tensorflow):
     assert "which holds a run" in error("fast.cfg", "--learning_rate=0.5")  # the check after that of the rate
 
 
-def test_from_training_to_samples_in_another_folder(tmp_path):
+@pytest.fixture
+def wheel(tmp_path_factory):
+    """The package as its wheel installs it, apart from the checkout."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    shutil.copytree(REPO / "tf_ldiaf", source / "tf_ldiaf")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(REPO / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel"]
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", built, source], check=True)
+    (file,) = built.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(built / "site")
+    return built / "site"
+
+
+def test_the_wheel_goes_from_training_to_samples_in_another_folder(tmp_path, wheel):
     (tmp_path / "small.cfg").write_text(SMALL)
     lines = [
         "train --flagfile=small.cfg --run_dir=runs/a --epochs=2",
@@ -166,7 +183,7 @@ def test_from_training_to_samples_in_another_folder(tmp_path):
     output = {}
     for line in lines:
         name, *arguments = line.split()
-        done = command(name, *arguments, cwd=tmp_path, env=environment())
+        done = command(name, *arguments, cwd=tmp_path, env=environment() | {"PYTHONPATH": str(wheel)})
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""  # no chatter
         output[name] = done.stdout
