@@ -300,3 +300,12 @@ def test_encoder_runs_once_for_all_importance_samples(build, images, monkeypatch
     assert len(calls) == 2
     for name, value in compiled(x).items():
         np.testing.assert_allclose(value, eager[name], rtol=1e-5, atol=1e-5)
+
+
+def test_images_of_another_size_are_refused(tiny):
+    model = LDIAF(tiny("vae")).compile()
+    model.build((None, 3, 3))
+    with pytest.raises(ValueError, match=r"shape \(3, 3\). Received: \(2, 2\)"):
+        model.encode(np.zeros((9, 2, 2), "float32"))
+    with pytest.raises(ValueError, match="knows the size of its images"):
+        LDIAF(tiny("vae")).sample(1)

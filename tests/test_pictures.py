@@ -67,7 +67,7 @@ def test_root_has_no_parent_in_the_full_graph():
 
 
 def test_drawing_is_a_picture_and_shows_the_direction(graph):
-    picture = pictures.draw_graph(graph, title="gates")
+    picture = pictures.draw_graph(graph)
     assert picture.dtype == "uint8"
     assert picture.ndim == 3
     assert picture.shape[2] == 3

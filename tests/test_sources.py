@@ -113,3 +113,20 @@ def test_unprepared_data_set_without_a_network(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*--data_dir"):
         data.load(Config(dataset="mnist", data_dir=str(tmp_path)))
     assert retries == downloader.MAX_RETRIES
+
+
+def test_one_set_of_ones_and_one_of_255_is_refused(npz):
+    with pytest.raises(ConfigError, match="0-255 in all sets or 0-1 in all"):
+        data.load(Config(dataset=npz(x_train=np.ones((9, 4, 4), "uint8"), x_test=grey(9))))
+
+
+def test_a_test_folder_without_a_train_folder_is_refused(tmp_path):
+    save_pngs(tmp_path / "test", numbered(9))
+    with pytest.raises(ConfigError, match="must have a folder train beside test"):
+        data.load(Config(dataset=str(tmp_path)))
+
+
+@pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((0, 4, 4), "uint8")}])
+def test_a_file_without_images_cannot_be_reconstructed(npz, arrays):
+    with pytest.raises(ConfigError, match=r"--reconstruct must be an \.npz file with images"):
+        data.read_images(npz(**arrays))

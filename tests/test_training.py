@@ -1,5 +1,7 @@
 """Training and recorder: both phases, what is kept of them, and that a killed run ends as an uninterrupted one."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -237,3 +239,11 @@ def test_a_learning_rate_that_diverges_is_one_sentence(tiny, tmp_path, monkeypat
     with pytest.raises(ConfigError, match=r"--learning_rate must keep the ELBO finite.*epoch 1 of the final phase"):
         train(folder)
     assert not folder.best.exists()
+
+
+def test_a_checkpoint_without_its_history_is_one_sentence(run, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(run.path, folder.path)
+    folder.history_file.unlink()
+    with pytest.raises(ConfigError, match=r"history\.csv must have the row of the last checkpoint"):
+        train(folder)

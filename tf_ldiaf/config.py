@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
+import pathlib
 import typing
 from collections.abc import Mapping
 from typing import Any, Self
@@ -133,7 +134,7 @@ class Config:
     early_stopping_patience: int = _setting(
         0, "Stop a phase after this many epochs without a better validation ELBO (0: never).", low=0
     )
-    seed: int = _setting(0, "Everything random is a function of it.", low=0, high=2**31 - 1)
+    seed: int = _setting(0, "Everything random in a training is a function of it.", low=0, high=2**31 - 1)
     jit_compile: bool = _setting(True, "Compile the training step with XLA.")
 
     def __post_init__(self) -> None:
@@ -173,6 +174,13 @@ class Config:
     def learns_gates(self) -> bool:
         """Whether the latent graph is learned; otherwise every gate is open."""
         return bool(self.structure_epochs)
+
+    @property
+    def dataset_name(self) -> str:
+        """`dataset`, without the folders above a file: where it lay concerns no reader of a table or model card."""
+        path = pathlib.PurePath(self.dataset)
+        is_file = path.is_absolute() or path.suffix == ".npz" or self.dataset.startswith((".", "~"))
+        return path.name if is_file else self.dataset
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON types; `from_json` is the inverse."""

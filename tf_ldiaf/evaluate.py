@@ -33,8 +33,8 @@ def main() -> None:
         data_dir=flags.FLAGS.data_dir,
     )
     print(evaluation.table(metrics))
-    print(f"{time.monotonic() - started:.0f} seconds; numbers in {folder.metrics_file}")
     write_atomically(folder.metrics_file, json.dumps(metrics, indent=2))
+    print(f"{time.monotonic() - started:.0f} seconds; numbers in {folder.metrics_file}")
 
 
 if __name__ == "__main__":

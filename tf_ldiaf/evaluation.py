@@ -79,22 +79,21 @@ def evaluate(
         "num_images": len(images),
         "seed": seed,
         "num_parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
-        "dataset": config.dataset,
+        "dataset": config.dataset_name,
         "binarization": config.binarization,
         "method": config.method,
     }
 
 
 def per_image(model: LDIAF, images, num_importance_samples: int, batch_size: int, seed: int) -> dict[str, np.ndarray]:
-    """`LDIAF.bounds` and the innovations of every image, batch by batch, with a progress bar.
+    """`LDIAF.bounds` of every image, batch by batch, with a progress bar.
 
     Every batch has draws of its own. The last one is filled up, so that one compilation serves all.
     """
 
     @tf.function(jit_compile=model.config.jit_compile, autograph=False)
     def step(x, batch_seed):
-        _, innovations = model.codes_and_innovations(model.infer(x))
-        return model.bounds(x, num_importance_samples, batch_seed) | {"innovations": innovations}
+        return model.bounds(x, num_importance_samples, batch_seed)
 
     batches = data.evaluation_batches(images, batch_size)
     progress = keras.utils.Progbar(len(batches), verbose=1 if sys.stdout.isatty() else 2, unit_name="batch")
@@ -124,6 +123,7 @@ def table(metrics: dict) -> str:
         ("method", metrics["method"]),
         ("data", f"{metrics['dataset']}, {metrics['binarization']}, {num} test images"),
         ("ELBO", f"{with_error('elbo')} nats"),
+        ("seed", str(metrics["seed"])),
         (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
         ("bits per dimension", f"{metrics['test_bits_per_dim']:.4f}"),
         ("reconstruction", f"{with_error('reconstruction')} nats"),

@@ -4,11 +4,10 @@ import keras
 import tensorflow as tf
 
 
-@keras.saving.register_keras_serializable("tf_ldiaf")
 class ActiveUnits(keras.metrics.Metric):
     """The number of latent dimensions with Var_x(innovation(x)) > threshold.
 
-    The innovation is the code of `LDIAF.encode` less the prior's loc given the parents' innovations. For a
+    The innovation is the code of `LDIAF.encode` less the prior's loc given the parents' codes. For a
     root it is the posterior mean, as in the source (behind a flow, the code stands for the mean, which
     has no closed form). A dimension that only repeats its parents varies with x and yet carries nothing;
     it does not count. Updated with innovations [B, N, D] and weights [B].

@@ -68,8 +68,7 @@ class LDIAF(keras.Model):
         if adjacency is None and not config.learns_gates:
             adjacency = all_gates_open(config.num_nodes)
         self.gates = Gates(config.num_nodes, config.initial_gate_prob, adjacency, name="gates")
-        *hidden, features = config.encoder_units
-        self.encoder = mlp([*hidden, features], "encoder")
+        self.encoder = mlp(config.encoder_units, "encoder")
         context_dim = config.context_dim if config.num_flow_steps else 0
         nodes = range(config.num_nodes)
         self.bottom_up = [
@@ -117,7 +116,10 @@ class LDIAF(keras.Model):
         return cls(Config.from_json(config["config"]), config["adjacency"], name=config["name"])
 
     def compile(self, optimizer=None, jit_compile=None, **kwargs):
-        """As Keras's, but the optimizer and `jit_compile` come from the config by default; returns the model."""
+        """As Keras's, but returns the model, and takes its defaults from the config.
+
+        The learning rate of the default optimizer is constant: a schedule needs to know the number of steps.
+        """
         optimizer = schedules.make_optimizer(self.config) if optimizer is None else optimizer
         jit_compile = self.config.jit_compile if jit_compile is None else jit_compile
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
@@ -129,9 +131,9 @@ class LDIAF(keras.Model):
 
     def fit(self, x=None, *args, callbacks=None, **kwargs):
         """As Keras's; temperature and KL weight follow the epoch, and averaged weights are what is validated."""
-        if self.built:
+        if self.built and self.compiled:
             self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
-        averaging = [keras.callbacks.SwapEMAWeights()] if self.optimizer.use_ema else []
+        averaging = [keras.callbacks.SwapEMAWeights()] if self.compiled and self.optimizer.use_ema else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
         kwargs.setdefault("shuffle", not isinstance(x, tf.data.Dataset))
         return super().fit(x, *args, callbacks=[schedules.EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
@@ -191,6 +193,8 @@ class LDIAF(keras.Model):
         """The bottom-up pass, once per image: the `GaussianParameters` of each node."""
         if not self.built:
             self.build(x.shape)
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(f"x must be images of shape {self.image_shape}. Received: {tuple(x.shape[1:])}.")
         features = self.encoder(tf.reshape(x, [-1, self.num_pixels]))
         return [GaussianParameters(*network(features)) for network in self.bottom_up]
 
@@ -357,10 +361,11 @@ class LDIAF(keras.Model):
         Returns:
             elbo, log_likelihood, reconstruction: [B], nats.
             kl_per_node: [B, N], nats.
+            innovations: [B, N, D], see `codes_and_innovations`.
         """
         bottom_up = self.infer(x)
         batch = tf.shape(x)[0]
-        chunk = tf.clip_by_value(_ROWS_PER_PASS // batch, 1, num_importance_samples)
+        chunk = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(batch, 1), 1, num_importance_samples)
         num_chunks = -(-num_importance_samples // chunk)
 
         def add_chunk(i, log_sum, reconstruction, kl):
@@ -388,4 +393,5 @@ class LDIAF(keras.Model):
             "log_likelihood": log_sum - tf.math.log(num),
             "reconstruction": reconstruction,
             "kl_per_node": kl,
+            "innovations": self.codes_and_innovations(bottom_up)[1],
         }

@@ -5,7 +5,7 @@ import typing
 import keras
 import tensorflow as tf
 
-# softplus(SCALE_OFFSET) = 1: a network of small outputs starts at unit scale.
+# softplus(_SCALE_OFFSET) = 1: a network of small outputs starts at unit scale.
 _SCALE_OFFSET = 0.5413248546129181
 _MIN_SCALE = 1e-3
 

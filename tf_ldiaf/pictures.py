@@ -59,12 +59,11 @@ def latent_graph(adjacency, gate_probs=None):
     return graph
 
 
-def draw_graph(graph, title=None):
+def draw_graph(graph):
     """The latent graph as a picture: root on top, the weight beside each edge.
 
     Args:
         graph: a `latent_graph`.
-        title: a line above it.
 
     Returns:
         picture: [height, width, 3], uint8.
@@ -78,8 +77,6 @@ def draw_graph(graph, title=None):
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.margins(0.15)
-    if title:
-        axes.set_title(title, fontsize=10)
     weights = nx.get_edge_attributes(graph, "weight")
     nx.draw_networkx_nodes(graph, position, ax=axes, node_size=900, node_color="#dbe9f6", edgecolors="#26547c")
     nx.draw_networkx_labels(graph, position, ax=axes, font_size=11)

@@ -70,7 +70,9 @@ class RunFolder:
         try:
             occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         except OSError as error:
-            raise ConfigError(f"--run_dir must be a new folder. Received: {self.path} ({error.strerror}).") from None
+            raise ConfigError(
+                f"--run_dir must be a new folder. Received: {self.path} ({error.strerror or error})."
+            ) from None
         if occupied and not self.holds_run:
             raise ConfigError(f"--run_dir must be a new folder. Received: {self.path}, which holds other things.")
 
@@ -98,7 +100,7 @@ class RunFolder:
             )
         except OSError as error:
             raise ConfigError(
-                f"--run_dir must be a folder that can be written. Received: {self.path} ({error.strerror})."
+                f"--run_dir must be a folder that can be written. Received: {self.path} ({error.strerror or error})."
             ) from None
 
     def read_config(self) -> Config:
@@ -114,7 +116,10 @@ class RunFolder:
 
     def read_gates(self) -> dict:
         """`epochs` (a list of {epoch, probs}), and `adjacency` once it is final."""
-        return self._read_json(self.gates_file)
+        gates = self._read_json(self.gates_file)
+        if not isinstance(gates, dict) or not isinstance(gates.get("epochs"), list):
+            raise ConfigError(f"{self.gates_file} must hold the gates of a run. Received: other JSON.")
+        return gates
 
     def read_metrics(self) -> dict:
         return self._read_json(self.metrics_file)
@@ -139,11 +144,14 @@ class RunFolder:
         """Rows of history.csv: `phase` as text, all else as numbers."""
         if not self.history_file.is_file():
             return []
-        with open(self.history_file, newline="") as file:
-            return [
-                {key: value if key == "phase" else float(value) for key, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        try:
+            with open(self.history_file, newline="") as file:
+                return [
+                    {key: value if key == "phase" else float(value) for key, value in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+        except (OSError, TypeError, ValueError) as error:
+            raise ConfigError(f"{self.history_file} must be the history of a run. Received: {error}.") from None
 
     def write_history(self, rows: list[dict]) -> None:
         lines = []
@@ -158,8 +166,11 @@ class RunFolder:
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """The file is the old one or the new one, never half of it."""
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(text)
-    os.replace(scratch, path)
+    try:
+        scratch.write_text(text)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None
 
 
 def _cell(value):
@@ -177,8 +188,16 @@ def versions() -> dict[str, str]:
 
 def _git_commit():
     here = pathlib.Path(__file__).parent
+    git = ["git", "-C", here]
     try:
-        run = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    except OSError:
+        # A package that is installed inside another project's checkout has no commit of its own.
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
+        commit = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return run.stdout.strip() or None
+    return commit.stdout.strip()

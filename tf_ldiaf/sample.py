@@ -8,7 +8,7 @@ from tf_ldiaf import cli
 from tf_ldiaf.config import ConfigError
 
 flags.DEFINE_string("saved_model", "", "A folder that tf_ldiaf.export wrote.")
-flags.DEFINE_integer("num", 64, "How many samples.", lower_bound=1, upper_bound=1_000_000)
+flags.DEFINE_integer("num", 64, "How many samples, or reconstructions at most.", lower_bound=1, upper_bound=10_000)
 flags.DEFINE_integer("seed", 0, "The same seed gives the same picture.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string("out", "", "Picture of the samples or reconstructions, .png; the arrays go beside it, .npz.")
 flags.DEFINE_string("reconstruct", "", "An .npz file whose first array of images is reconstructed instead.")

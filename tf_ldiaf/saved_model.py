@@ -1,5 +1,6 @@
 """The SavedModel: what it can be asked, how it is written, and its model card."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -99,8 +100,7 @@ def _card(folder, model, name, graph):
         numbers = evaluation.table(folder.read_metrics())
     else:
         numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run when this was exported."
-    # Where the data lay on the machine of the training is nobody else's concern.
-    settings = " ".join(flag for flag in config.to_flags() if not flag.startswith("--data_dir="))
+    settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())
     edges = ", ".join(f"{a} -> {b} ({w:.2f})" for a, b, w in graph.edges(data="weight")) or "none"
     learned = "learned (edge, gate probability)" if config.learns_gates else "fixed"
     return f"""# {name}
@@ -111,7 +111,7 @@ A variational autoencoder of {" x ".join(map(str, model.image_shape))} binary im
 
 ## Data
 
-`{config.dataset}`, binarisation `{config.binarization}`. Numbers on other binarisations do not compare.
+`{config.dataset_name}`, binarisation `{config.binarization}`. Numbers on other binarisations do not compare.
 
 ## Method
 

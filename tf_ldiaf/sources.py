@@ -48,7 +48,10 @@ def read_first_array(file: str, flag: str) -> np.ndarray:
     Raises:
         ConfigError: the file is missing or unreadable, or its array does not hold images.
     """
-    return next(iter(_as_pictures(_read_arrays(pathlib.Path(file), flag), flag).values()))
+    arrays = _as_pictures(_read_arrays(pathlib.Path(file), flag), flag)
+    if not any(len(x) for x in arrays.values()):
+        raise ConfigError(f"{flag} must be an .npz file with images. Received: {file}, which has none.")
+    return next(iter(arrays.values()))
 
 
 def _as_path(dataset):
@@ -97,8 +100,9 @@ def _read_arrays(path, flag, names=None):
 
 def _read_folder(path):
     parts = {name: path / name for name in ("train", "valid", "test") if (path / name).is_dir()}
-    if "train" not in parts:
-        parts = {"train": path}
+    if parts and "train" not in parts:
+        raise ConfigError(f"--dataset must have a folder train beside {' and '.join(parts)}. Received: {path}.")
+    parts = parts or {"train": path}
     return {name: _read_pngs(part) for name, part in parts.items()}
 
 
@@ -205,6 +209,9 @@ def _as_pictures(splits, flag):
     if len(kinds) > 1:
         raise ConfigError(f"{flag} must have one image size and type in all sets. Received: {sorted(kinds)}.")
     # uint8 arrays of 0 and 1 are binary images, not nearly black ones.
-    if all(x.dtype == "uint8" and (x <= 1).all() for x in splits.values()):
+    binary = {bool((x <= 1).all()) for x in splits.values() if x.dtype == "uint8" and len(x)}
+    if len(binary) > 1:
+        raise ConfigError(f"{flag} must be 0-255 in all sets or 0-1 in all. Received: both.")
+    if True in binary:
         splits = {name: x * np.uint8(255) for name, x in splits.items()}
     return splits

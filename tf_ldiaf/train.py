@@ -1,5 +1,7 @@
 """python -m tf_ldiaf.train: trains a model and keeps the run in a folder."""
 
+import dataclasses
+
 from absl import flags
 
 from tf_ldiaf import cli
@@ -22,7 +24,9 @@ def main() -> None:
         folder = RunFolder(arguments.run_dir)
         config = folder.read_config()
         for name, value in given.items():
-            if value != getattr(config, name):
+            if name == "data_dir":
+                config = dataclasses.replace(config, data_dir=value)  # the data may have moved
+            elif value != getattr(config, name):
                 raise ConfigError(
                     f"--{name} must be {getattr(config, name)} as in the run to resume. Received: {value}."
                 )

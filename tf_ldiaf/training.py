@@ -26,6 +26,11 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
     """
     steps = data.steps_per_epoch(images.train, config)
     model, rows, gate_epochs = _last_state(folder, steps)
+    if model is not None and model.image_shape != images.train.shape[1:]:
+        raise ConfigError(
+            f"--run_dir must hold a model of {images.train.shape[1:]} images, as {config.dataset} has now. "
+            f"Received: one of {model.image_shape}."
+        )
     log = TensorBoardLog(folder.tensorboard)
     log.hyper_parameters(config)
     adjacency = None
@@ -69,6 +74,7 @@ def _run_phase(phase, config, adjacency, num_epochs, images, folder, log, model,
     print(f"{phase.capitalize()} phase: {what}, {num_epochs} epochs of {steps} steps.", flush=True)
     if first_epoch:
         print(f"Continuing after epoch {first_epoch}.", flush=True)
+    folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
     recorder = Recorder(folder, phase, rows, gate_epochs, images, log)
     model.fit(
         data.training_batches(images.train, config, first_epoch),
@@ -95,6 +101,11 @@ def _last_state(folder, steps):
     rows = folder.read_history()
     while rows and (rows[-1]["phase"], rows[-1]["epoch"]) != (phase, epoch):
         rows.pop()
+    if not rows:
+        raise ConfigError(
+            f"{folder.history_file} must have the row of the last checkpoint, epoch {epoch} of the {phase} phase. "
+            "Received: none."
+        )
     gate_epochs = folder.read_gates()["epochs"]
     if phase == "structure":
         gate_epochs = gate_epochs[:epoch]
