@@ -123,7 +123,6 @@ def table(metrics: dict) -> str:
         ("method", metrics["method"]),
         ("data", f"{metrics['dataset']}, {metrics['binarization']}, {num} test images"),
         ("ELBO", f"{with_error('elbo')} nats"),
-        ("seed", str(metrics["seed"])),
         (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
         ("bits per dimension", f"{metrics['test_bits_per_dim']:.4f}"),
         ("reconstruction", f"{with_error('reconstruction')} nats"),
@@ -131,6 +130,7 @@ def table(metrics: dict) -> str:
         *((f"KL of z{n + 1}", f"{kl:.2f} nats") for n, kl in enumerate(metrics["test_kl_per_node"])),
         ("active units", f"{metrics['active_units']} of {metrics['latent_dimensions']}"),
         ("parameters", f"{metrics['num_parameters']:,}"),
+        ("seed of the draws", str(metrics["seed"])),
     ]
     left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
     head, *lines = [f"| {name:<{left}} | {value:<{right}} |" for name, value in rows]

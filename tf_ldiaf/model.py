@@ -195,11 +195,14 @@ class LDIAF(keras.Model):
             self.build(x.shape)
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"x must be images of shape {self.image_shape}. Received: {tuple(x.shape[1:])}.")
-        features = self.encoder(tf.reshape(x, [-1, self.num_pixels]))
+        features = self.encoder(self._flat(x))
         return [GaussianParameters(*network(features)) for network in self.bottom_up]
 
+    def _flat(self, x):
+        return tf.reshape(tf.cast(x, tf.float32), [-1, self.num_pixels])
+
     def _terms(self, x, bottom_up, seed, num_samples, training=False):
-        flat = tf.reshape(x, [-1, self.num_pixels])
+        flat = self._flat(x)
         shape = tf.concat([[num_samples], tf.shape(flat)[:1]], axis=0)  # [S, B]
         bottom_up = [node.tile(num_samples) for node in bottom_up]
         gate_seed, *seeds = tf.unstack(tf.random.split(seed, self.config.num_nodes + 1))
