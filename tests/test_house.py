@@ -173,10 +173,11 @@ def test_an_experiment_parses_and_repeats_no_default(file, given):
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_an_experiment_begins_with_a_comment_that_has_its_command(file):
+def test_an_experiment_begins_with_a_comment_that_has_its_command_time_and_number(file):
     lines = file.read_text().splitlines()
     header = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
     assert f"python -m tf_ldiaf.train --flagfile=configs/{file.name}" in header
+    assert re.search(r"minutes? on 2 cores.*Test ELBO -\d+\.\d+ \+- \d+\.\d+", header)
     flags = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"--(\w+=\S+|no\w+|\w+)", line) for line in flags)
     assert len({line.partition("=")[0] for line in flags}) == len(flags)
