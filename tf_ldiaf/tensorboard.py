@@ -32,11 +32,13 @@ class TensorBoardLog:
             hp.hparams({k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()})
 
     def scalars(self, step: int, row: dict) -> None:
-        """One row of the history; columns `val_*` go to the validation writer."""
+        """One row of the history; columns `val_*` go to the validation writer. Phase 0 is structure, 1 final."""
         for name, value in row.items():
             writer, tag = (self.valid, name[4:]) if name.startswith("val_") else (self.train, name)
-            if tag in ("phase", "epoch"):
+            if tag == "epoch":
                 continue
+            if tag == "phase":
+                value = float(value == "final")
             with writer.as_default(step):
                 tf.summary.scalar(tag.replace("kl_node_", "kl_per_node/z"), value)
 
