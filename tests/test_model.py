@@ -309,3 +309,9 @@ def test_images_of_another_size_are_refused(tiny):
         model.encode(np.zeros((9, 2, 2), "float32"))
     with pytest.raises(ValueError, match="knows the size of its images"):
         LDIAF(tiny("vae")).sample(1)
+
+
+def test_a_bound_needs_a_sample(tiny):
+    model = LDIAF(tiny("vae"))
+    with pytest.raises(ValueError, match=r"num_importance_samples must be at least 1\. Received: 0"):
+        model.log_likelihood(np.zeros((2, 3, 3), "float32"), 0)

@@ -29,7 +29,7 @@ def load_best(folder: RunFolder) -> LDIAF:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{folder.best} must be a checkpoint of this package. Received: {reason}") from None
-    if folder.read_config().learns_gates and model.gates.fixed is None:
+    if model.gates.fixed is None:
         raise ConfigError(
             f"--run_dir must hold a run whose final phase has begun. Received: {folder.path}, which was still "
             "learning its gates; --resume continues it."

@@ -1,5 +1,7 @@
 """Eq. gate: which latent node may depend on which."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -19,8 +21,9 @@ def all_gates_open(num_nodes: int) -> np.ndarray:
 
 def most_probable_graph(gate_probs):
     """adjacency from gate_probs, both [N, N]: open where open is at least as probable as shut."""
-    gate_probs = np.asarray(gate_probs)
-    return all_gates_open(len(gate_probs)) * (gate_probs >= 0.5).astype("float32")
+    gate_probs = tf.convert_to_tensor(gate_probs, tf.float32)
+    num_nodes: Any = gate_probs.shape[0]
+    return all_gates_open(num_nodes) * tf.cast(gate_probs >= 0.5, tf.float32)
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
@@ -74,7 +77,7 @@ class Gates(keras.layers.Layer):
 
     def adjacency(self):
         """The most probable graph: [N, N] of 0 and 1, see `most_probable_graph`."""
-        return tf.constant(self.possible) * tf.cast(self.probs() >= 0.5, tf.float32)
+        return most_probable_graph(self.probs())
 
     def sample(self, num, temperature, seed):
         """Relaxed gates.

@@ -223,7 +223,7 @@ class LDIAF(keras.Model):
             stacked = tf.stack([values[n] for n in range(self.config.num_nodes)], axis=-1)
             return tf.reshape(stacked, tf.concat([shape, [self.config.num_nodes]], axis=0))
 
-        logits = tf.reshape(self._decode_logits(latents), tf.concat([shape, [self.num_pixels]], axis=0))
+        logits = tf.reshape(self.decoder(tf.concat(latents, axis=-1)), tf.concat([shape, [self.num_pixels]], axis=0))
         return Terms(
             log_likelihood=tfd.Independent(tfd.Bernoulli(logits=logits), 1).log_prob(flat),
             log_prior=per_node(log_prior),
@@ -264,13 +264,9 @@ class LDIAF(keras.Model):
             return base
         return tfd.TransformedDistribution(base, self.flows[n](bottom_up.context))
 
-    def _decode_logits(self, latents):
-        """[rows, pixels], logits of p(x given z)."""
-        return self.decoder(tf.concat(latents, axis=-1))
-
     def _decode(self, latents, seed):
         """A picture of p(x given z): its means, and a draw."""
-        likelihood = tfd.Bernoulli(logits=self._decode_logits(latents), dtype=tf.float32)
+        likelihood = tfd.Bernoulli(logits=self.decoder(tf.concat(latents, axis=-1)), dtype=tf.float32)
         shape = (-1, *self.image_shape)
         return {
             "probs": tf.reshape(likelihood.probs_parameter(), shape),
@@ -366,6 +362,8 @@ class LDIAF(keras.Model):
             kl_per_node: [B, N], nats.
             innovations: [B, N, D], see `codes_and_innovations`.
         """
+        if isinstance(num_importance_samples, int) and num_importance_samples < 1:
+            raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
         bottom_up = self.infer(x)
         batch = tf.shape(x)[0]
         chunk = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(batch, 1), 1, num_importance_samples)

@@ -9,7 +9,7 @@ from tf_ldiaf.config import Config, ConfigError
 from tf_ldiaf.gates import most_probable_graph
 from tf_ldiaf.model import LDIAF
 from tf_ldiaf.recorder import Recorder, best_row, stopped_early
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.run_folder import RunFolder, write_atomically
 from tf_ldiaf.tensorboard import TensorBoardLog
 
 
@@ -44,7 +44,7 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
         print(f"Learned graph: {_describe(adjacency, gate_epochs[-1]['probs'])}.")
     _run_phase("final", config, adjacency, config.epochs, images, folder, log, model, rows, gate_epochs)
     log.close()
-    folder.report_file.write_text(_report(config, folder, rows, gate_epochs))
+    write_atomically(folder.report_file, _report(config, folder, rows, gate_epochs))
     best = best_row(rows, "final")
     print(
         f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}. "
@@ -64,13 +64,7 @@ def _run_phase(phase, config, adjacency, num_epochs, images, folder, log, model,
         keras.utils.set_random_seed(config.seed)
         model = LDIAF(config, adjacency).compile(schedules.make_optimizer(config, num_epochs * steps))
         model.build((None, *images.train.shape[1:]))
-    what = (
-        "learning the gates"
-        if phase == "structure"
-        else "training with fixed gates"
-        if config.learns_gates
-        else "training"
-    )
+    what = "learning the gates" if phase == "structure" else "training"
     print(f"{phase.capitalize()} phase: {what}, {num_epochs} epochs of {steps} steps.", flush=True)
     if first_epoch:
         print(f"Continuing after epoch {first_epoch}.", flush=True)
