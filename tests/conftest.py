@@ -51,6 +51,24 @@ def randomise():
     return add_noise
 
 
+@pytest.fixture(scope="session")
+def invert_chain():
+    """Goes back through a flow: z_0 from z_T, and log |det dz_0/dz_T|."""
+
+    def invert(steps, z):
+        log_det = 0.0
+        for step in reversed(steps):
+            # Newton's method with the Jacobian's diagonal: each pass settles one more dimension of a triangular map.
+            before = z
+            for _ in range(z.shape[-1] + 1):
+                after, log_s = step(before)
+                before = np.clip(before + (z - after) / np.exp(log_s), -1e4, 1e4)  # the unsettled may be anywhere
+            z, log_det = before, log_det - np.sum(step(before)[1], axis=-1)
+        return z, log_det
+
+    return invert
+
+
 @pytest.fixture
 def npz(tmp_path):
     """Writes arrays to an .npz file and gives its name."""

@@ -172,12 +172,27 @@ def test_order_and_draws_are_a_function_of_seed_and_epoch(npz, binarization):
     assert not np.array_equal(whole[0], epochs_of(data.training_batches(train, other), steps, 1)[0])
 
 
+@pytest.mark.parametrize("binarization", ["threshold", "dynamic"])
+@pytest.mark.parametrize(("most", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (3, [3, 2]), (5, [5]), (100, [5])])
+def test_launches_are_the_batches_in_order(npz, binarization, most, sizes):
+    """Five steps an epoch; also from a later epoch on."""
+    config = Config(dataset=npz(train=grey(70)), binarization=binarization, batch_size=8, steps_per_execution=most)
+    train = data.load(config).train
+    assert data.launches_per_epoch(train, config) == len(sizes)
+    batches = epochs_of(data.training_batches(train, config, first_epoch=1), 5, 2)
+    launches = list(data.training_launches(train, config, 1).take(2 * len(sizes)).as_numpy_iterator())
+    assert [used for _, used in launches] == 2 * sizes
+    assert {x.shape for x, _ in launches} == {(sizes[0], 8, 4, 4)}
+    np.testing.assert_array_equal(np.concatenate([x[:used] for x, used in launches]), np.concatenate(batches))
+    assert not any(x[used:].any() for x, used in launches)
+
+
 def test_a_batch_larger_than_the_data_is_all_of_them(npz):
     config = Config(dataset=npz(train=numbered(25)), batch_size=1000)
     train = data.load(config).train
     assert data.steps_per_epoch(train, config) == 1
     [batch] = data.training_batches(train, config).take(1).as_numpy_iterator()
-    assert batch.dtype == "float32"
+    assert batch.dtype == "uint8"
     assert sorted(numbers(batch)) == sorted(numbers(train))
 
 

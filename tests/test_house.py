@@ -20,17 +20,19 @@ ALLOWED = {
     "__init__": "config model",
     "bounds": "",
     "config": "",
-    "flows": "",
+    "layers": "",
+    "flows": "layers",
     "gates": "",
     "metrics": "",
-    "networks": "",
+    "networks": "layers",
     "pictures": "",
     "schedules": "",
     "cli": "config",
     "sources": "config",
     "data": "config sources",
     "run_folder": "config __version__",
-    "model": "bounds config flows gates metrics networks schedules",
+    "latents": "config flows gates networks",
+    "model": "bounds config latents layers metrics networks schedules",
     "tensorboard": "config gates pictures",
     "recorder": "config data run_folder",
     "training": "config data gates model pictures recorder run_folder schedules tensorboard",
@@ -44,7 +46,7 @@ ALLOWED = {
 }
 
 HOMES = {
-    "gate": "gates", "prior": "model", "fusion": "model", "iaf": "flows", "density": "flows",
+    "gate": "gates", "prior": "latents", "fusion": "latents", "iaf": "flows", "density": "flows",
     "elbo": "bounds", "iw": "bounds",
 }  # fmt: skip
 

@@ -11,7 +11,8 @@ from scipy import stats
 
 from tf_ldiaf import LDIAF
 from tf_ldiaf import model as model_module
-from tf_ldiaf.model import Terms, fuse
+from tf_ldiaf.latents import fuse
+from tf_ldiaf.model import Terms
 
 tfd = tfp.distributions
 METHODS = ["vae", "vae_iaf", "fc_vae", "graph_vae", "ldiaf"]
@@ -39,8 +40,13 @@ def numpy_mlp(network, x):
     return x @ kernel + bias
 
 
-def numpy_gaussian(network, x):
-    loc, raw = np.split(numpy_mlp(network.mlp, x), 2, axis=-1)
+def numpy_gaussian(networks, n, x):
+    """loc and scale of node n; x are all inputs that a node can have, [B, inputs]."""
+    (kernel, bias), *rest = [(layer.kernel.numpy()[n], layer.bias.numpy()[n]) for layer in networks.stack]
+    outputs = x @ kernel.astype("float64") + bias
+    for kernel, bias in rest:
+        outputs = np.where(outputs > 0, outputs, np.expm1(outputs)) @ kernel.astype("float64") + bias
+    loc, raw = np.split(outputs, 2, axis=-1)
     return loc, np.log1p(np.exp(raw + np.log(np.e - 1))) + 1e-3
 
 
@@ -56,10 +62,10 @@ def test_with_shut_gates_and_no_flow_it_is_a_mean_field_vae(build, images):
     features = np.where(features > 0, features, np.expm1(features))
     divergence = 0
     for n in range(3):
-        loc, scale = numpy_gaussian(model.bottom_up[n], features)
+        loc, scale = numpy_gaussian(model.graph.bottom_up, n, features)
         prior_loc, prior_scale = np.zeros((1, 2)), np.ones((1, 2))
         if n < 2:
-            prior_loc, prior_scale = numpy_gaussian(model.top_down[n], np.zeros((1, 2 * (2 - n))))
+            prior_loc, prior_scale = numpy_gaussian(model.graph.top_down, n, np.zeros((1, 4)))
             precision = scale**-2 + prior_scale**-2
             loc, scale = (loc / scale**2 + prior_loc / prior_scale**2) / precision, precision**-0.5
         log_prior = stats.norm.logpdf(z[:, :, n], prior_loc, prior_scale).sum(axis=-1)
@@ -87,14 +93,16 @@ def test_prior_depends_on_a_parent_exactly_where_the_gate_is_open(build):
     graphs = np.zeros((64, 4, 4), "float32")
     graphs[:, *np.triu_indices(4, 1)] = list(itertools.product([0, 1], repeat=6))
     z = tf.random.stateless_normal([64, 4, 2], [0, 0])
+    top_down = model.graph.top_down.of_one()
+    gates = np.transpose(graphs[:, :, 1:], (1, 0, 2))[:, np.newaxis]
+    parents = z[np.newaxis, :, 1:]
     for n in range(3):
-        parents = list(tf.unstack(z, axis=1)[n + 1 :])
         with tf.GradientTape() as tape:
             tape.watch(parents)
-            prior = model._prior(n, parents, tf.constant(graphs))
-            loss = tf.reduce_sum(prior.loc * [1.0, 0.7]) + tf.reduce_sum(prior.scale.diag * [0.9, 1.3])
-        for parent, gradient in enumerate(tape.gradient(loss, parents), n + 1):
-            np.testing.assert_array_equal(np.any(gradient.numpy() != 0, axis=-1), graphs[:, n, parent] == 1)
+            loc, scale = model.graph._prior_of(top_down, n, tf.constant(gates[n]), parents)
+            loss = tf.reduce_sum(loc * [1.0, 0.7]) + tf.reduce_sum(scale * [0.9, 1.3])
+        moved = np.any(tape.gradient(loss, parents)[0].numpy() != 0, axis=-1)
+        np.testing.assert_array_equal(moved, graphs[:, n, 1:] == 1)
 
 
 @pytest.mark.parametrize("adjacency", [CHAIN, np.triu(np.ones((3, 3)), 1), np.zeros((3, 3))])
@@ -105,11 +113,12 @@ def test_fixed_adjacency_is_what_the_descent_uses(build, adjacency):
     def priors(moved):
         seen = {}
 
-        def draw(n, prior):
-            seen[n] = np.array(prior.mean())
-            return tf.fill([1, 2], 1.0 if n == moved else 0.5)
+        def draw(n, is_root, loc, scale):
+            seen[int(n)] = loc.numpy()
+            assert is_root == (n == 2)
+            return [tf.fill([1, 1, 2], 1.0 if n == moved else 0.5)]
 
-        model._descend(model._gates(1), draw)
+        model.graph._descend([1, 1], model.graph.draw_gates(None), draw, 1)
         return seen
 
     rest = priors(None)
@@ -119,7 +128,7 @@ def test_fixed_adjacency_is_what_the_descent_uses(build, adjacency):
         assert changed == [child for child in range(3) if adjacency[child, parent]]
 
 
-def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, images):
+def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, images, invert_chain):
     """TFP's joint distribution over z_3, z_2, z_1, x; and log q of the draw by inverting each flow."""
     model = build(adjacency=CHAIN)
     x = images(5)
@@ -127,11 +136,12 @@ def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, 
     z1, z2, z3 = (tf.constant(part) for part in tf.unstack(terms.latents[0], axis=1))
 
     def top_down(n, *gated):
-        return tfd.MultivariateNormalDiag(*model.top_down[n](tf.concat(gated, axis=-1))[:2])
+        """Of z_1 and z_2 given z_2 and z_3, gated."""
+        return tfd.MultivariateNormalDiag(*model.graph.top_down.of_one()(n, tf.concat(gated, axis=-1))[:2])
 
     joint = tfd.JointDistributionSequential([
         tfd.MultivariateNormalDiag(tf.zeros([5, 2])),
-        lambda z3: top_down(1, z3),
+        lambda z3: top_down(1, 0 * z3, z3),
         lambda z2, z3: top_down(0, z2, 0 * z3),
         lambda z1, z2, z3: tfd.Independent(tfd.Bernoulli(logits=model.decoder(tf.concat([z1, z2, z3], axis=-1))), 1),
     ])  # fmt: skip
@@ -140,8 +150,13 @@ def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, 
         terms.log_likelihood[0] + tf.reduce_sum(terms.log_prior[0], axis=-1), log_joint, atol=1e-4
     )
     bottom_up = model.infer(x)
-    for n, (z, prior) in enumerate([(z1, top_down(0, z2, 0 * z3)), (z2, top_down(1, z3)), (z3, None)]):
-        log_posterior = model._posterior(n, prior, bottom_up[n]).log_prob(tf.identity(z))
+    chain = model.graph.flows.of_one(bottom_up.context)
+    for n, (z, prior) in enumerate([(z1, top_down(0, z2, 0 * z3)), (z2, top_down(1, 0 * z3, z3)), (z3, None)]):
+        posterior = bottom_up.loc[n], bottom_up.scale[n]
+        if prior is not None:
+            posterior = fuse((prior.loc, prior.scale.diag), posterior)
+        z_0, log_det = invert_chain(chain(n), z)
+        log_posterior = tfd.MultivariateNormalDiag(*posterior).log_prob(z_0) + log_det
         np.testing.assert_allclose(terms.log_posterior[0, :, n], log_posterior, atol=1e-3)
     np.testing.assert_allclose(terms.elbo()[0], log_joint - tf.reduce_sum(terms.log_posterior[0], axis=-1), atol=1e-4)
 
@@ -150,10 +165,8 @@ def test_probabilities_of_all_images_sum_to_one_and_are_those_of_samples(build):
     """16 images of 2 x 2. Any slip in prior, posterior, flow or determinant moves the total away from 1."""
     model = build(adjacency=CHAIN, shape=(2, 2), node_dim=1)
     # A broad posterior, so that the importance weights have a finite variance.
-    for network in model.bottom_up:
-        network.mlp.layers[-1].bias.assign_add([0.0, 4.0, 0.0, 0.0, 0.0, 0.0])
-    for network in (network for flow in model.flows for network in flow.networks):
-        network.biases[-1].assign_add([0.0, 1.0])
+    model.graph.bottom_up.stack[-1].bias.assign_add(np.tile([0.0, 4.0, 0.0, 0.0, 0.0, 0.0], (3, 1, 1)))
+    model.graph.flows.stack[-1].bias.assign_add(np.tile([0.0, 1.0], (6, 1, 1)))
     x = np.array(list(itertools.product([0, 1], repeat=4)), "float32").reshape(16, 2, 2)
     weights = np.exp(model(x, seed=(5, 6), num_samples=6_000).elbo().numpy())
     probability, variance = weights.mean(axis=0), weights.var(axis=0) / 6_000
@@ -222,7 +235,7 @@ def test_uses_of_a_model_have_their_shapes_and_follow_the_seed(build, images, me
         drawn, again, other = use(1), use(1), use(2)
         assert (drawn["probs"].shape, drawn["images"].shape) == (x.shape, x.shape)
         assert set(np.unique(drawn["images"])) == {0, 1}
-        assert 0 < np.min(drawn["probs"]) < np.max(drawn["probs"]) < 1
+        assert 0 <= np.min(drawn["probs"]) < np.max(drawn["probs"]) <= 1
         for part in ("probs", "images"):
             np.testing.assert_array_equal(drawn[part], again[part])
             assert (drawn[part].numpy() != other[part].numpy()).any()
@@ -232,16 +245,17 @@ def test_uses_of_a_model_have_their_shapes_and_follow_the_seed(build, images, me
 
 def test_learned_gates_are_relaxed_in_training_and_hard_otherwise(build, images):
     model = build("graph_vae")
-    model.temperature.assign(0.7)
-    relaxed = model._gates(50, (0, 1), training=True).numpy()[:, *np.triu_indices(3, 1)]
-    assert relaxed.shape == (50, 3)
-    assert ((relaxed > 0) & (relaxed < 1)).all()
-    np.testing.assert_array_equal(model._gates(50, (0, 1))[0], model.gates.adjacency())
+    relaxed = model.graph.draw_gates([5, 10], 0.7, (0, 1)).numpy()
+    assert relaxed.shape == (3, 5, 10, 2)
+    possible = np.triu(np.ones((3, 3)), 1)[:, np.newaxis, np.newaxis, 1:]
+    assert ((relaxed > 0) & (relaxed < 1) == (possible == 1)).all()
+    np.testing.assert_array_equal(model.graph.draw_gates([5, 10])[:, 0, 0], model.gates.adjacency()[:, 1:])
     hard, drawn = model(images(4)).latents, model(images(4), training=True).latents
     model.temperature.assign(0.2)
     np.testing.assert_array_equal(model(images(4)).latents, hard)
     assert (model(images(4), training=True).latents != drawn).numpy().any()
-    np.testing.assert_array_equal(build("graph_vae", CHAIN)._gates(50, (0, 1), training=True), CHAIN[np.newaxis])
+    fixed = build("graph_vae", CHAIN).graph.draw_gates([5, 10], 0.7, (0, 1))
+    np.testing.assert_array_equal(fixed[:, 0, 0], CHAIN[:, 1:])
 
 
 def test_bounds_are_the_means_of_the_terms(build, images):

@@ -62,17 +62,52 @@ def test_cosine_falls_to_zero_at_the_end_and_constant_does_not():
         assert float(optimizer.learning_rate) == pytest.approx(0.4)
 
 
-def test_clip_norm_bounds_the_global_norm_of_the_gradient():
-    """The same path as an unclipped optimizer given gradients scaled down beforehand, and not the unclipped path."""
-    clipped = updates(schedules.make_optimizer(Config(clip_norm=2.0)), GRADIENTS)
-    norms = np.linalg.norm(GRADIENTS, axis=1, keepdims=True)
+@pytest.mark.parametrize("clip_norm", [2.0, 0.0])
+def test_clip_bounds_the_global_norm_of_the_gradient(clip_norm):
+    norms = np.linalg.norm(GRADIENTS, axis=1)
     assert (norms > 2).any()
     assert (norms < 2).any()
-    beforehand = GRADIENTS * np.minimum(1, 2.0 / norms)
-    unclipped = schedules.make_optimizer(Config(clip_norm=0))
-    np.testing.assert_allclose(clipped, updates(unclipped, beforehand), atol=1e-6)
-    raw = updates(schedules.make_optimizer(Config(clip_norm=0)), GRADIENTS)
-    assert np.abs(clipped - raw).max() > 1e-4
+    for gradient, norm in zip(GRADIENTS, norms, strict=True):
+        matrix, vector = tf.reshape(gradient[:4], [2, 2]), tf.constant(gradient[4:])
+        (clipped, rest), found = schedules.clip([matrix, vector], clip_norm)
+        scale = min(1, clip_norm / norm) if clip_norm else 1
+        np.testing.assert_allclose(np.append(np.ravel(clipped), rest), gradient * scale, rtol=1e-5)
+        assert float(found) == pytest.approx(norm, rel=1e-6)
+
+
+def test_training_clips_as_the_settings_say(tiny, images):
+    """A step of plain gradient descent moves the weights by the learning rate times the clipped norm."""
+    for clip_norm, moved in [(0.25, 0.25), (0.0, None), (1e6, None)]:
+        keras.utils.set_random_seed(0)
+        model = LDIAF(tiny("fc_vae", clip_norm=clip_norm)).compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+        x = images(8)
+        model(x)
+        before = [v.numpy() for v in model.trainable_variables]
+        model.train_step(tf.constant(x))
+        steps = [v.numpy() - old for v, old in zip(model.trainable_variables, before, strict=True)]
+        norm = np.sqrt(sum((step**2).sum() for step in steps))
+        reported = float(model.term_means.result()["gradient_norm"])
+        assert reported > 0.5
+        assert norm == pytest.approx(moved or reported, rel=1e-4)
+
+
+def test_a_launch_is_as_many_steps(tiny, images):
+    """Five batches of which three are used, in one XLA program, against three calls; also with learned gates."""
+    batches = images(5 * 8).reshape(5, 8, 3, 3)
+    weights = []
+    for launch in (True, False):
+        keras.utils.set_random_seed(0)
+        model = LDIAF(tiny(jit_compile=True)).compile(keras.optimizers.SGD(0.01))
+        model.build((None, 3, 3))
+        if launch:
+            data = tf.data.Dataset.from_tensors((batches.astype("uint8"), 3))
+        else:
+            data = tf.data.Dataset.from_tensor_slices(batches[:3])
+        logs = model.fit(data, verbose=0).history
+        assert int(model.optimizer.iterations) == 3
+        weights.append([logs["elbo"][0], *model.get_weights()])
+    for together, apart in zip(*weights, strict=True):
+        np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
 
 
 def test_ema_is_the_hand_computed_average_of_the_weights():
@@ -137,7 +172,7 @@ def test_kl_weight_enters_the_loss_and_not_the_reported_elbo(tiny, images):
     model.kl_weight.assign(0.0)
     before = [v.numpy() for v in model.trainable_variables]
     model.train_step(tf.constant(x))
-    metrics = {name: float(mean.result()) for name, mean in model.metric_means.items()}
+    metrics = {name: float(mean) for name, mean in model.term_means.result().items()}
     assert metrics["elbo"] == pytest.approx(metrics["reconstruction"] - metrics["kl"], abs=1e-4)
     assert metrics["kl"] == pytest.approx(sum(metrics[f"kl_node_{n}"] for n in (1, 2, 3)), abs=1e-4)
     assert metrics["kl"] != 0

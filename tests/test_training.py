@@ -24,7 +24,7 @@ def train(folder):
 def validate(folder, model):
     """The validation ELBO that the run would have written for `model`."""
     config = folder.read_config()
-    batches = data.evaluation_batches(data.load(config).valid, config.batch_size)
+    batches = data.evaluation_batches(data.load(config).valid, training._VALIDATION_BATCH)
     return model.compile().evaluate(batches, verbose=0, return_dict=True)["elbo"]
 
 

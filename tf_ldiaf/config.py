@@ -135,6 +135,7 @@ class Config:
         0, "Stop a phase after this many epochs without a better validation ELBO (0: never).", low=0
     )
     seed: int = _setting(0, "Everything random in a training is a function of it.", low=0, high=2**31 - 1)
+    steps_per_execution: int = _setting(25, "Training steps in one launch; changes nothing but the speed.", low=1)
     jit_compile: bool = _setting(True, "Compile the training step with XLA.")
 
     def __post_init__(self) -> None:

@@ -52,33 +52,64 @@ def read_images(file: str) -> np.ndarray:
 
 
 def training_batches(images: np.ndarray, config: Config, first_epoch: int = 0) -> tf.data.Dataset:
-    """Endless batches [B, H, W] of float32 in {0, 1}, `steps_per_epoch` of them an epoch.
+    """Endless batches [B, H, W] of uint8 in {0, 1}, `steps_per_epoch` of them an epoch.
 
     The order, and every draw of a dynamic binarisation, is a function of (seed, epoch) alone. What
     does not fill a batch is left out of that epoch.
     """
+    return _epochs(images, config, first_epoch).flat_map(lambda batches: batches).prefetch(tf.data.AUTOTUNE)
+
+
+def training_launches(images: np.ndarray, config: Config, first_epoch: int = 0) -> tf.data.Dataset:
+    """The same batches, K at a time: what `LDIAF.train_step` trains on in one XLA program.
+
+    K is at most `config.steps_per_execution`, and such that the launches of an epoch are about equal; an epoch's
+    last launch may be filled up.
+
+    Returns:
+        a dataset of `launches_per_epoch` elements an epoch: batches [K, B, H, W] of uint8 in {0, 1}, and how many of
+        them to use.
+    """
+    num = -(-steps_per_epoch(images, config) // launches_per_epoch(images, config))
+
+    def filled_up(batches):
+        used = tf.shape(batches)[0]
+        padding = tf.scatter_nd([[0, 1]], [num - used], [tf.rank(batches), 2])
+        return tf.ensure_shape(tf.pad(batches, padding), [num, *batches.shape[1:]]), used
+
+    epochs = _epochs(images, config, first_epoch)
+    return epochs.flat_map(lambda batches: batches.batch(num).map(filled_up)).prefetch(tf.data.AUTOTUNE)
+
+
+def _epochs(images, config, first_epoch):
+    """A dataset of endless epochs, each a dataset of batches."""
     batch, steps = _batch_size(images, config), steps_per_epoch(images, config)
     pixels = tf.constant(images)
 
     def one_epoch(epoch):
         seed = tf.stack([tf.constant(config.seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=seed)
-        batches = tf.reshape(order[: steps * batch], [steps, batch])
-        return tf.data.Dataset.from_tensor_slices((batches, tf.range(steps))).map(
-            lambda rows, step: (
-                _drawn(tf.gather(pixels, rows), tf.random.fold_in(tf.cast(seed, tf.int32), step))
-                if config.binarization == "dynamic"
-                else tf.cast(tf.gather(pixels, rows), tf.float32)
-            )
-        )
 
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    return epochs.flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+        def one_batch(rows, step):
+            x = tf.gather(pixels, rows)
+            if config.binarization == "dynamic":
+                x = _drawn(x, tf.random.fold_in(tf.cast(seed, tf.int32), step))
+            return tf.cast(x, tf.uint8)
+
+        rows = tf.reshape(order[: steps * batch], [steps, batch])
+        return tf.data.Dataset.from_tensor_slices((rows, tf.range(steps))).map(one_batch)
+
+    return tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).map(one_epoch)
 
 
 def steps_per_epoch(images: np.ndarray, config: Config) -> int:
     """Full batches in one pass over `images`."""
     return len(images) // _batch_size(images, config)
+
+
+def launches_per_epoch(images: np.ndarray, config: Config) -> int:
+    """`training_launches` in one pass over `images`."""
+    return -(-steps_per_epoch(images, config) // config.steps_per_execution)
 
 
 def evaluation_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:

@@ -1,13 +1,13 @@
-"""Eq. iaf: masks, the masked network, and a node's chain of inverse autoregressive steps."""
+"""Eq. iaf: masks, and the chains of inverse autoregressive steps of all nodes."""
 
+import functools
 import itertools
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-tfb = tfp.bijectors
+from tf_ldiaf.layers import StackedDense, dense_network, softplus
 
 
 def autoregressive_masks(node_dim, hidden_units, reverse=False):
@@ -35,109 +35,83 @@ def autoregressive_masks(node_dim, hidden_units, reverse=False):
     return [mask.astype("float32") for mask in [*hidden, degrees[-1][:, None] < order[None, :]]]
 
 
-@keras.saving.register_keras_serializable("tf_ldiaf")
-class MaskedNetwork(keras.layers.Layer):
-    """The autoregressive network of one step: (m, gate_logit) = net(z, h), both [B, D].
-
-    Output d depends on z before d and on all of h. The context h enters the first layer, unmasked.
-
-    Args:
-        node_dim: D.
-        units: hidden widths.
-        reverse: whether the order of the dimensions is reversed.
-
-    Source: Germain et al. 2015, arXiv 1502.03509; Kingma et al. 2016, arXiv 1606.04934, Algorithm 1.
-    """
-
-    def __init__(self, node_dim, units, reverse=False, **kwargs):
-        super().__init__(**kwargs)
-        self.node_dim, self.units, self.reverse = node_dim, tuple(units), reverse
-        *hidden, last = autoregressive_masks(node_dim, self.units, reverse)
-        self.masks = [*hidden, np.concatenate([last, last], axis=1)]
-
-    def build(self, z_shape, context_shape):
-        self.kernels, self.biases = [], []
-        for i, mask in enumerate(self.masks):
-            # Near the identity at the start: the last layer's outputs are small.
-            scale = 0.01 if i == len(self.masks) - 1 else 1.0
-            init = keras.initializers.VarianceScaling(scale, "fan_avg", "uniform")
-            self.kernels.append(self.add_weight(name=f"kernel_{i}", shape=mask.shape, initializer=init))
-            self.biases.append(self.add_weight(name=f"bias_{i}", shape=mask.shape[1:], initializer="zeros"))
-        self.context_kernel = self.add_weight(
-            name="context_kernel", shape=(context_shape[-1], self.units[0]), initializer="glorot_uniform"
-        )
-        self.built = True
-
-    def call(self, z, context):
-        hidden = z
-        for i, mask in enumerate(self.masks):
-            # tf.constant: a numpy mask times a Keras variable would cut the gradient, without a word.
-            hidden = tf.matmul(hidden, tf.constant(mask) * self.kernels[i]) + self.biases[i]
-            if i == 0:
-                hidden += tf.matmul(context, self.context_kernel)
-            if i < len(self.masks) - 1:
-                hidden = tf.nn.elu(hidden)
-        shift, gate_logit = tf.split(hidden, 2, axis=-1)
-        return shift, gate_logit
-
-    def get_config(self):
-        return super().get_config() | {"node_dim": self.node_dim, "units": self.units, "reverse": self.reverse}
-
-
-@keras.saving.register_keras_serializable("tf_ldiaf")
-class InverseAutoregressiveFlow(keras.layers.Layer):
-    """The chain of T steps that follows a node's Gaussian draw z_0.
+class InverseAutoregressiveFlows(keras.layers.Layer):
+    """The chain of T steps that follows each node's Gaussian draw z_0.
 
         Eq. iaf: z_t = s_t z_{t-1} + (1 - s_t) m_t, with s_t = sigmoid(gate_logit + 2), for t = 1 .. T
         Eq. density: log q(z_T) = log N(z_0; loc, scale) - sum_t sum_d log s_t,d
 
-    Called with a context it returns the chain as a TFP bijector closed over that context:
-    `forward` maps z_0 to z_T in T network evaluations, `forward_log_det_jacobian` is
-    sum_t sum_d log s_t,d, and `inverse` takes D evaluations a step. The order of the dimensions is
-    reversed between steps, by the masks.
+    (m_t, gate_logit) = net_t(z_{t-1}, h): a dense network whose masks let output d depend on z before d only,
+    and on all of the context h, which enters the first layer. The order of the dimensions is reversed between steps.
 
     Args:
+        num_nodes: N.
         node_dim: D.
         num_steps: T.
         units: hidden widths of each step's masked network.
+        context_dim: H.
 
-    Source: Kingma et al. 2016, arXiv 1606.04934, Eq. 10-14 and Algorithm 1.
+    Source: Kingma et al. 2016, arXiv 1606.04934, Eq. 10-14 and Algorithm 1; Germain et al. 2015, arXiv 1502.03509.
     """
 
-    def __init__(self, node_dim, num_steps, units, **kwargs):
+    def __init__(self, num_nodes, node_dim, num_steps, units, context_dim, **kwargs):
         super().__init__(**kwargs)
-        self.node_dim, self.num_steps, self.units = node_dim, num_steps, tuple(units)
-        self.networks = [MaskedNetwork(node_dim, units, reverse=t % 2 == 1) for t in range(num_steps)]
+        self.num_nodes, self.num_steps, num = num_nodes, num_steps, num_nodes * num_steps
+        steps = [autoregressive_masks(node_dim, units, reverse=t % 2 == 1) for t in range(num_steps)]
+        *hidden, last = [np.stack(masks) for masks in zip(*steps, strict=True)]  # [T, in, out]
+        self.masks = [*hidden, np.concatenate([last, last], axis=-1)]  # m and gate_logit
+        widths = [node_dim, *units, 2 * node_dim]
+        # Near the identity at the start: the last layer's outputs are small.
+        scales = [1.0] * len(units) + [0.01]
+        self.stack = [
+            StackedDense([below] * num, width, _uniform(scale), name=f"dense_{i}")
+            for i, (below, width, scale) in enumerate(zip(widths[:-1], widths[1:], scales, strict=True))
+        ]
+        self.context = StackedDense([context_dim] * num, units[0], _uniform(1.0), use_bias=False, name="context")
 
-    def build(self, context_shape):
-        for network in self.networks:
-            network.build((None, self.node_dim), context_shape)
+    def build(self, input_shape=None):
+        for layer in [*self.stack, self.context]:
+            layer.build()
         self.built = True
 
-    def call(self, context):
-        # A chain lists its last step first.
-        return tfb.Chain([_step(network, context) for network in reversed(self.networks)])
+    def of_one(self, contexts):
+        """A function of a node's index to its chain: T functions from z_{t-1} to (z_t, log s_t), see `run_chain`.
 
-    def get_config(self):
-        return super().get_config() | {
-            "node_dim": self.node_dim,
-            "num_steps": self.num_steps,
-            "units": self.units,
-        }
+        Args:
+            contexts: h of each node, [N, B, H].
+        """
+        stacks = [layer.weights_of(mask) for layer, mask in zip(self.stack, self.masks, strict=True)]
+        repeated = tf.repeat(contexts, self.num_steps, axis=0)
+        from_contexts = tf.matmul(repeated, tf.convert_to_tensor(self.context.kernel))
+
+        def chain(n):
+            steps = [n * self.num_steps + t for t in range(self.num_steps)]
+            return [
+                functools.partial(_step, [(kernel[i], bias[i, 0]) for kernel, bias in stacks], from_contexts[i])
+                for i in steps
+            ]
+
+        return chain
 
 
-def _step(network, context):
-    """One step as a bijector. TFP's masked flow is the inverse direction, so it is inverted twice."""
-    evaluated = []
+def _uniform(scale):
+    return functools.partial(keras.initializers.VarianceScaling, scale, "fan_avg", "uniform")
 
-    def bijector_fn(z, **_):
-        # TFP asks once for the value and once for the determinant: the network is evaluated for the first.
-        if not evaluated or evaluated[0] is not z:
-            shift, gate_logit = network(z, context)
-            s = tf.sigmoid(gate_logit + 2.0)
-            log_s = -tf.nn.softplus(-gate_logit - 2.0)
-            step = tfb.Chain([tfb.Shift((1.0 - s) * shift), tfb.Scale(log_scale=log_s)])
-            evaluated[:] = [z, tfb.Invert(step)]
-        return evaluated[1]
 
-    return tfb.Invert(tfb.MaskedAutoregressiveFlow(bijector_fn=bijector_fn, event_ndims=1))
+def _step(weights, from_context, z):
+    """One step of a chain: z_t and log s_t, both [..., B, D]."""
+    (kernel, bias), *rest = weights
+    outputs = dense_network([(kernel, bias + from_context), *rest], z)
+    shift, gate_logit = tf.split(outputs, 2, axis=-1)
+    log_s = -softplus(-gate_logit - 2.0)
+    s = tf.exp(log_s)
+    return s * z + (1.0 - s) * shift, log_s
+
+
+def run_chain(steps, z):
+    """z_T [..., B, D] and log |det dz_T/dz_0| [..., B], of one node's chain and z_0 [..., B, D]."""
+    log_det = tf.zeros(tf.shape(z)[:-1])
+    for step in steps:
+        z, log_s = step(z)
+        log_det += tf.reduce_sum(log_s, axis=-1)
+    return z, log_det

@@ -1,7 +1,30 @@
-"""Active units: how many latent dimensions carry information about the image."""
+"""What is averaged over an epoch: the terms of the bound, and how many latent dimensions carry information."""
 
 import keras
 import tensorflow as tf
+
+
+class TermMeans(keras.metrics.Metric):
+    """Means over images of several quantities, in one variable. Updated with values [names, B] and weights [B].
+
+    Args:
+        names: of the quantities.
+    """
+
+    def __init__(self, names, name="term_means"):
+        super().__init__(name=name)
+        self.names = list(names)
+        self.num = self.add_variable((), "zeros", name="num")
+        self.sums = self.add_variable((len(self.names),), "zeros", name="sums")
+
+    def update_state(self, values, sample_weight=None):
+        weight = tf.ones(tf.shape(values)[1:]) if sample_weight is None else tf.cast(sample_weight, tf.float32)
+        self.num.assign_add(tf.reduce_sum(weight))
+        self.sums.assign_add(tf.linalg.matvec(values, weight))
+
+    def result(self):
+        """name -> mean."""
+        return dict(zip(self.names, tf.unstack(self.sums / self.num), strict=True))
 
 
 class ActiveUnits(keras.metrics.Metric):

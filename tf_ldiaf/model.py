@@ -10,10 +10,10 @@ import tensorflow_probability as tfp
 from tf_ldiaf import schedules
 from tf_ldiaf.bounds import Terms
 from tf_ldiaf.config import Config
-from tf_ldiaf.flows import InverseAutoregressiveFlow
-from tf_ldiaf.gates import Gates, all_gates_open
-from tf_ldiaf.metrics import ActiveUnits
-from tf_ldiaf.networks import GaussianNetwork, GaussianParameters, mlp
+from tf_ldiaf.latents import LatentGraph
+from tf_ldiaf.layers import softplus
+from tf_ldiaf.metrics import ActiveUnits, TermMeans
+from tf_ldiaf.networks import mlp
 
 tfd = tfp.distributions
 
@@ -21,32 +21,11 @@ tfd = tfp.distributions
 _ROWS_PER_PASS = 2048
 
 
-def fuse(top_down, bottom_up):
-    """Eq. fusion: the product of two Gaussians, each (loc, scale): precisions add.
-
-    Returns:
-        (loc, scale) of the normalised product, of the shape of the arguments.
-
-    Source: He et al. 2019, Eq. 7; Sonderby et al. 2016, arXiv 1602.02282, Eq. 17-18.
-    """
-    (prior_loc, prior_scale), (loc, scale) = top_down, bottom_up
-    # Ratios of scales, not precisions: nothing overflows however small a scale is.
-    total = tf.sqrt(tf.square(prior_scale) + tf.square(scale))
-    weight = tf.square(prior_scale / total)
-    return weight * loc + (1.0 - weight) * prior_loc, scale * (prior_scale / total)
-
-
 @keras.saving.register_keras_serializable("tf_ldiaf")
 class LDIAF(keras.Model):
     """Variational autoencoder with a learned latent graph and flow posteriors.
 
-    Nodes z_1 .. z_N of D dimensions each; node N is the root, and z_n may depend on z_{n+1} .. z_N
-    where its gates are open:
-
-        Eq. prior   p(z given c) = N(z_N; 0, I) prod_n N(z_n; loc^_n, scale^_n), from MLP_TD_n(concat_j c[n,j] z_j)
-
-    The posterior of a node has (loc_n, scale_n) from Eq. fusion and z_nT from Eq. iaf, with the log-probability of
-    Eq. density. z_nT is what children and decoder see.
+    p(x given z) is a decoder's Bernoulli for each pixel; p(z) and q(z given x) are those of a `LatentGraph`.
 
     Called with images it returns `Terms`. It is a plain Keras model otherwise: `compile`, `fit`,
     `evaluate`, `save`, `keras.models.load_model`.
@@ -65,26 +44,10 @@ class LDIAF(keras.Model):
     def __init__(self, config: Config, adjacency=None, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        if adjacency is None and not config.learns_gates:
-            adjacency = all_gates_open(config.num_nodes)
-        self.gates = Gates(config.num_nodes, config.initial_gate_prob, adjacency, name="gates")
+        self.graph = LatentGraph(config, adjacency, name="graph")
         self.encoder = mlp(config.encoder_units, "encoder")
-        context_dim = config.context_dim if config.num_flow_steps else 0
-        nodes = range(config.num_nodes)
-        self.bottom_up = [
-            GaussianNetwork(config.node_dim, config.node_units, context_dim, name=f"bottom_up_{n + 1}") for n in nodes
-        ]
-        self.top_down = [
-            GaussianNetwork(config.node_dim, config.node_units, name=f"top_down_{n + 1}") for n in nodes[:-1]
-        ]
-        self.flows = [
-            InverseAutoregressiveFlow(config.node_dim, config.num_flow_steps, config.flow_units, name=f"flow_{n + 1}")
-            for n in (nodes if config.num_flow_steps else ())
-        ]
-        self.metric_means = {
-            name: keras.metrics.Mean(name=name)
-            for name in ["elbo", "reconstruction", "kl", *(f"kl_node_{n + 1}" for n in nodes), "gradient_norm"]
-        }
+        nodes = [f"kl_node_{n + 1}" for n in range(config.num_nodes)]
+        self.term_means = TermMeans(["elbo", "reconstruction", "kl", *nodes, "gradient_norm"])
         self.active_units = ActiveUnits((config.num_nodes, config.node_dim))
         self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
         self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
@@ -97,16 +60,15 @@ class LDIAF(keras.Model):
         self.num_pixels = int(np.prod(self.image_shape))
         config = self.config
         self.decoder = mlp(config.decoder_units, "decoder", self.num_pixels)
-        self.gates.build()
+        self.graph.build()
         self.encoder.build((None, self.num_pixels))
         self.decoder.build((None, config.num_nodes * config.node_dim))
-        for n in range(config.num_nodes):
-            self.bottom_up[n].build((None, config.encoder_units[-1]))
-            if n < config.num_nodes - 1:
-                self.top_down[n].build((None, (config.num_nodes - 1 - n) * config.node_dim))
-            if self.flows:
-                self.flows[n].build((None, config.context_dim))
         self.built = True
+
+    @property
+    def gates(self):
+        """The gates of the latent graph."""
+        return self.graph.gates
 
     def get_config(self):
         return {"config": self.config.to_json(), "adjacency": self.gates.get_config()["adjacency"], "name": self.name}
@@ -139,17 +101,29 @@ class LDIAF(keras.Model):
         return super().fit(x, *args, callbacks=[schedules.EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
 
     def train_step(self, data):
-        x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
+        """One step on images [B, ...]; or on a launch of `data.training_launches`, one step on each of its batches.
+
+        A launch is one XLA program: its loop keeps the weights in place, and is entered once.
+        """
+        x, num_steps, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if num_steps is None or len(num_steps.shape):
+            self._step(x, weight)
+        else:
+            tf.while_loop(lambda i: i < num_steps, lambda i: (self._step(x[i]), i + 1)[1:], [0])
+        means = self.term_means.result()
+        logs = {name: means[name] for name in ("elbo", "reconstruction", "kl")}
+        return logs if self.gates.fixed is not None else logs | {"temperature": tf.convert_to_tensor(self.temperature)}
+
+    def _step(self, x, weight=None):
         seed = tf.random.fold_in([self.config.seed, 0], tf.cast(self.optimizer.iterations, tf.int32))
         with tf.GradientTape() as tape:
             terms = self(x, seed=seed, training=True)
             elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))
             loss = -tf.reduce_mean(elbo if weight is None else elbo * weight)
         gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
+        gradients, norm = schedules.clip(gradients, self.config.clip_norm)
         self.optimizer.apply(gradients, self.trainable_variables)
-        self.metric_means["gradient_norm"].update_state(tf.linalg.global_norm(gradients))
-        logs = self._update_metrics(terms, weight)
-        return logs if self.gates.fixed is not None else logs | {"temperature": tf.convert_to_tensor(self.temperature)}
+        self._update_means(terms, weight, norm)
 
     def test_step(self, data):
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -157,21 +131,18 @@ class LDIAF(keras.Model):
         seed = tf.random.fold_in([self.config.seed, 1], batch)
         self.evaluated_batches.update_state(1.0)
         bottom_up = self.infer(x)
-        terms = self._terms(x, bottom_up, seed, 1)
+        self._update_means(self._terms(x, bottom_up, seed, 1), weight, 0.0)
         self.active_units.update_state(self.codes_and_innovations(bottom_up)[1], weight)
-        return self._update_metrics(terms, weight) | {"active_units": self.active_units.result()}
+        means = self.term_means.result()
+        logs = {name: means[name] for name in ("elbo", "reconstruction", "kl")}
+        return logs | {"active_units": self.active_units.result()}
 
-    def _update_metrics(self, terms, weight=None):
+    def _update_means(self, terms, weight, gradient_norm):
         kl = tf.reduce_mean(terms.kl_per_node(), axis=0)
-        values = {
-            "elbo": tf.reduce_mean(terms.elbo(), axis=0),
-            "reconstruction": tf.reduce_mean(terms.log_likelihood, axis=0),
-            "kl": tf.reduce_sum(kl, axis=-1),
-        }
-        values |= {f"kl_node_{n + 1}": kl[:, n] for n in range(self.config.num_nodes)}
-        for name, value in values.items():
-            self.metric_means[name].update_state(value, weight)
-        return {name: self.metric_means[name].result() for name in ("elbo", "reconstruction", "kl")}
+        elbo, reconstruction = tf.reduce_mean(terms.elbo(), axis=0), tf.reduce_mean(terms.log_likelihood, axis=0)
+        gradient_norm = tf.broadcast_to(gradient_norm, tf.shape(elbo))
+        values = [elbo, reconstruction, tf.reduce_sum(kl, axis=-1), *tf.unstack(kl, axis=-1), gradient_norm]
+        self.term_means.update_state(tf.stack(values), weight)
 
     # Prior, posterior, likelihood
 
@@ -190,83 +161,39 @@ class LDIAF(keras.Model):
         return self._terms(x, self.infer(x), seed, num_samples, training)
 
     def infer(self, x):
-        """The bottom-up pass, once per image: the `GaussianParameters` of each node."""
+        """The bottom-up pass, once per image: the `GaussianParameters` of all nodes, [N, B, ...]."""
         if not self.built:
             self.build(x.shape)
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"x must be images of shape {self.image_shape}. Received: {tuple(x.shape[1:])}.")
-        features = self.encoder(self._flat(x))
-        return [GaussianParameters(*network(features)) for network in self.bottom_up]
+        return self.graph.infer(self.encoder(self._flat(x)))
 
     def _flat(self, x):
         return tf.reshape(tf.cast(x, tf.float32), [-1, self.num_pixels])
 
     def _terms(self, x, bottom_up, seed, num_samples, training=False):
         flat = self._flat(x)
-        shape = tf.concat([[num_samples], tf.shape(flat)[:1]], axis=0)  # [S, B]
-        bottom_up = [node.tile(num_samples) for node in bottom_up]
-        gate_seed, *seeds = tf.unstack(tf.random.split(seed, self.config.num_nodes + 1))
-        gates = self._gates(shape[0] * shape[1], gate_seed, training)
-
-        log_prior, log_posterior = {}, {}
-
-        def draw(n, prior):
-            z, log_posterior[n] = self._posterior(n, prior, bottom_up[n]).experimental_sample_and_log_prob(
-                seed=seeds[n]
-            )
-            log_prior[n] = prior.log_prob(z)
-            return z
-
-        latents = self._descend(gates, draw)
-
-        def per_node(values):
-            stacked = tf.stack([values[n] for n in range(self.config.num_nodes)], axis=-1)
-            return tf.reshape(stacked, tf.concat([shape, [self.config.num_nodes]], axis=0))
-
-        logits = tf.reshape(self.decoder(tf.concat(latents, axis=-1)), tf.concat([shape, [self.num_pixels]], axis=0))
+        shape = tf.concat([[num_samples], tf.shape(flat)[:1]], axis=0)
+        gate_seed, noise_seed = tf.unstack(tf.random.split(seed))
+        temperature = tf.convert_to_tensor(self.temperature) if training else None
+        gates = self.graph.draw_gates(shape, temperature, gate_seed)
+        drawn = self.graph.posterior(bottom_up, gates, self.graph.noise(shape, noise_seed))
+        logits = self._logits(drawn.z)
         return Terms(
-            log_likelihood=tfd.Independent(tfd.Bernoulli(logits=logits), 1).log_prob(flat),
-            log_prior=per_node(log_prior),
-            log_posterior=per_node(log_posterior),
-            latents=tf.reshape(tf.stack(latents, axis=1), tf.concat([shape, [self.config.num_nodes, -1]], axis=0)),
+            log_likelihood=tf.reduce_sum(flat * logits - softplus(logits), axis=-1),
+            log_prior=drawn.log_prior,
+            log_posterior=drawn.log_posterior,
+            latents=drawn.z,
         )
 
-    def _gates(self, num_rows, seed=None, training=False):
-        """c for each row, [rows, N, N] relaxed or [1, N, N] hard."""
-        if training and self.gates.fixed is None:
-            return self.gates.sample(num_rows, tf.convert_to_tensor(self.temperature), seed)
-        return self.gates.adjacency()[tf.newaxis]
-
-    def _descend(self, gates, draw):
-        """Visits the nodes from the root down: z_n = draw(n, prior of n given its parents). Returns [z_1, .., z_N]."""
-        latents = []
-        for n in reversed(range(self.config.num_nodes)):
-            z = draw(n, self._prior(n, latents, gates))
-            latents = [z, *latents]
-        return latents
-
-    def _prior(self, n, parents, gates):
-        """Eq. prior: p(z_n given its parents z_{n+1} .. z_N and the gates)."""
-        if not parents:
-            zeros = tf.zeros([self.config.node_dim])
-            return tfd.MultivariateNormalDiag(zeros, zeros + 1.0)
-        gated = tf.concat([gates[:, n, n + 1 + j, tf.newaxis] * z for j, z in enumerate(parents)], axis=-1)
-        loc, scale, _ = self.top_down[n](gated)
-        return tfd.MultivariateNormalDiag(loc, scale)
-
-    def _posterior(self, n, prior, bottom_up):
-        """Eq. fusion, then Eq. density: q(z_n given x, its parents)."""
-        loc, scale = bottom_up.loc, bottom_up.scale
-        if n < self.config.num_nodes - 1:
-            loc, scale = fuse((prior.loc, prior.scale.diag), (loc, scale))
-        base = tfd.MultivariateNormalDiag(loc, scale)
-        if not self.flows:
-            return base
-        return tfd.TransformedDistribution(base, self.flows[n](bottom_up.context))
+    def _logits(self, latents):
+        """Of p(x given z): [S, B, X] from [S, B, N, D]."""
+        rows = tf.reshape(latents, [-1, self.config.num_nodes * self.config.node_dim])
+        return tf.reshape(self.decoder(rows), tf.concat([tf.shape(latents)[:-2], [self.num_pixels]], axis=0))
 
     def _decode(self, latents, seed):
         """A picture of p(x given z): its means, and a draw."""
-        likelihood = tfd.Bernoulli(logits=self.decoder(tf.concat(latents, axis=-1)), dtype=tf.float32)
+        likelihood = tfd.Bernoulli(logits=self._logits(latents), dtype=tf.float32)
         shape = (-1, *self.image_shape)
         return {
             "probs": tf.reshape(likelihood.probs_parameter(), shape),
@@ -291,12 +218,10 @@ class LDIAF(keras.Model):
         """
         if not self.built:
             raise ValueError("sample needs a model that knows the size of its images. Received: one that saw none yet.")
-        seeds = tf.unstack(tf.random.split([seed, 2], self.config.num_nodes + 1))
-
-        def draw(n, prior):
-            return prior.sample(num, seed=seeds[n]) if n == self.config.num_nodes - 1 else prior.sample(seed=seeds[n])
-
-        return self._decode(self._descend(self._gates(num), draw), seeds[-1])
+        noise_seed, image_seed = tf.unstack(tf.random.split([seed, 2]))
+        shape = tf.stack([1, num])
+        latents = self.graph.prior(self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed))
+        return self._decode(latents, image_seed)
 
     def encode(self, x):
         """The latent code of each image: z_T where every Gaussian draw is at its loc.
@@ -318,25 +243,17 @@ class LDIAF(keras.Model):
         Returns:
             codes, innovations: [B, N, D].
         """
-        innovations = [None] * self.config.num_nodes
-
-        def draw(n, prior):
-            posterior = self._posterior(n, prior, bottom_up[n])
-            code = posterior.bijector(posterior.distribution.loc) if self.flows else posterior.loc
-            innovations[n] = code - prior.loc
-            return code
-
-        codes = self._descend(self._gates(1), draw)
-        return tf.stack(codes, axis=1), tf.stack(innovations, axis=1)
+        noise = tf.zeros([self.config.num_nodes, 1, 1, 1])
+        drawn = self.graph.posterior(bottom_up, self.graph.draw_gates(shape=None), noise)
+        return drawn.z[0], drawn.innovation[0]
 
     def reconstruct(self, x, seed=0):
         """Each image from one draw of its posterior: `probs` and `images` as in `sample`, [B, ...]."""
-        bottom_up = self.infer(x)
-        seeds = tf.unstack(tf.random.split([seed, 3], self.config.num_nodes + 1))
-        latents = self._descend(
-            self._gates(1), lambda n, prior: self._posterior(n, prior, bottom_up[n]).sample(seed=seeds[n])
-        )
-        return self._decode(latents, seeds[-1])
+        noise_seed, image_seed = tf.unstack(tf.random.split([seed, 3]))
+        shape = tf.stack([1, tf.shape(x)[0]])
+        gates, noise = self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed)
+        drawn = self.graph.posterior(self.infer(x), gates, noise)
+        return self._decode(drawn.z, image_seed)
 
     def log_likelihood(self, x, num_importance_samples=100, seed=0):
         """The importance-weighted bound on log p(x), Eq. iw.

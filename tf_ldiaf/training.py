@@ -12,6 +12,8 @@ from tf_ldiaf.recorder import Recorder, best_row, stopped_early
 from tf_ldiaf.run_folder import RunFolder, write_atomically
 from tf_ldiaf.tensorboard import TensorBoardLog
 
+_VALIDATION_BATCH = 1000
+
 
 def train(config: Config, images: data.Images, folder: RunFolder) -> None:
     """Trains, or goes on from the folder's last checkpoint.
@@ -71,11 +73,11 @@ def _run_phase(phase, config, adjacency, num_epochs, images, folder, log, model,
     folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
     recorder = Recorder(folder, phase, rows, gate_epochs, images, log)
     model.fit(
-        data.training_batches(images.train, config, first_epoch),
-        steps_per_epoch=steps,
+        data.training_launches(images.train, config, first_epoch),
+        steps_per_epoch=data.launches_per_epoch(images.train, config),
         initial_epoch=first_epoch,
         epochs=num_epochs,
-        validation_data=data.evaluation_batches(images.valid, config.batch_size),
+        validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH),
         callbacks=[recorder],
         verbose=1 if sys.stdout.isatty() else 2,
     )

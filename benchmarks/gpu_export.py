@@ -1,0 +1,100 @@
+"""python -m benchmarks.gpu_export --out=FOLDER: the training step for a GPU machine that has JAX and no TensorFlow.
+
+Writes K training steps as one StableHLO program (TensorFlow and JAX share their compiler), all variables, and the
+training images, packed to bits. The program keeps images and variables on the device, and draws the order of the images
+and all noise itself. `python benchmarks/gpu_run.py FOLDER` runs it there; `load` brings the trained variables back.
+"""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from benchmarks import peers
+from tf_ldiaf import LDIAF, Config, data, schedules
+from tf_ldiaf.gates import all_gates_open
+
+
+def make_launch(model, num_images, num_steps):
+    """A compiled function of (packed images [n, X / 8] uint8, call int32) that trains `num_steps` steps.
+
+    The order of the images is a function of (seed, epoch); calls 0, 1, 2, .. go through the epochs one after another.
+    Returns the mean ELBO of the call, nats.
+    """
+    batch = model.config.batch_size
+    per_epoch = num_images // (batch * num_steps)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def launch(packed, call):
+        order = tf.random.experimental.stateless_shuffle(tf.range(num_images), [model.config.seed, call // per_epoch])
+        rows = order[call % per_epoch * num_steps * batch :][: num_steps * batch]
+        rows = tf.reshape(tf.gather(packed, rows), [num_steps, batch, -1, 1])
+        bits = tf.bitwise.right_shift(rows, tf.constant([7, 6, 5, 4, 3, 2, 1, 0], tf.uint8)) & 1
+        images = tf.reshape(bits, [num_steps, batch, -1])[..., : model.num_pixels]
+        model.term_means.num.assign(0.0)
+        model.term_means.sums.assign(tf.zeros_like(model.term_means.sums))
+        return model.train_step((tf.reshape(images, [num_steps, batch, *model.image_shape]), num_steps))["elbo"]
+
+    return launch
+
+
+def variables(model):
+    """Every tf.Variable that a launch may touch."""
+    return [variable.value for variable in [*model.variables, *model.optimizer.variables]]
+
+
+def _captured(launch, arguments, model):
+    by_handle = {variable.handle._id: variable for variable in variables(model)}
+    return [by_handle[outer._id] for outer, _ in launch.get_concrete_function(*arguments).graph.captures]
+
+
+def export(launch, arguments, model, num_steps, folder):
+    """Writes step.mlir (StableHLO), state.npz (variables, in the program's order) and step.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    captured = _captured(launch, arguments, model)
+    compiler_ir = launch.experimental_get_compiler_ir(*arguments)
+    header = compiler_ir(stage="hlo", platform_name="CPU").partition("\n")[0]
+    # "{1}: (2, {}, may-alias)": output 1 is the new value of parameter 2.
+    outputs = {int(parameter): int(output) for output, parameter in re.findall(r"\{(\d+)\}: \((\d+), \{\}", header)}
+    (folder / "step.mlir").write_text(str(compiler_ir(stage="stablehlo", platform_name="CPU")))
+    np.savez(folder / "state.npz", **{f"v{i}": variable.numpy() for i, variable in enumerate(captured)})
+    sizes = {name: getattr(model.config, name, model.num_pixels) for name in peers.SIZES}
+    meta = {
+        "num_variables": len(captured),
+        "output_of_parameter": outputs,
+        "steps_per_call": num_steps,
+        "batch_size": model.config.batch_size,
+        "flops_per_image": peers.training_flops(sizes),
+    }
+    (folder / "step.json").write_text(json.dumps(meta, indent=1))
+
+
+def load(launch, arguments, model, file):
+    """Gives the model and its optimizer the variables that `gpu_run` wrote."""
+    state = np.load(file)
+    for i, variable in enumerate(_captured(launch, arguments, model)):
+        variable.assign(state[f"v{i}"])
+
+
+def main(_):
+    config = Config.from_json(Config.given_flags())
+    images = data.load(config).train
+    model = LDIAF(config, all_gates_open(config.num_nodes))
+    num_steps = config.epochs * data.steps_per_epoch(images, config)
+    model.compile(schedules.make_optimizer(config, num_steps)).build((None, *images.shape[1:]))
+    model.optimizer.build(model.trainable_variables)
+    packed = np.packbits(images.reshape(len(images), -1), axis=1)
+    launch = make_launch(model, len(images), flags.FLAGS.steps)
+    folder = pathlib.Path(flags.FLAGS.out)
+    export(launch, (tf.constant(packed), tf.constant(0)), model, flags.FLAGS.steps, folder)
+    np.save(folder / "data.npy", packed)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "Where to write.", required=True)
+    flags.DEFINE_integer("steps", 25, "K, training steps in one call.", lower_bound=1)
+    Config.define_flags()
+    app.run(main)
