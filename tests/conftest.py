@@ -1,8 +1,11 @@
 """What several test files share: a quiet TensorFlow, and small configurations, images and weights."""
 
 import os
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# The commands that tests start keep compiled programs: not in the home of who runs the tests.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tf_ldiaf-cache-")
 
 import numpy as np
 import pytest

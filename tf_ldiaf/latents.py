@@ -10,6 +10,7 @@ from tf_ldiaf.config import Config
 from tf_ldiaf.flows import InverseAutoregressiveFlows, run_chain
 from tf_ldiaf.gates import Gates, all_gates_open
 from tf_ldiaf.networks import GaussianNetworks
+from tf_ldiaf.noise import standard_normal
 
 tfd = tfp.distributions
 
@@ -104,7 +105,7 @@ class LatentGraph(keras.layers.Layer):
     def noise(self, shape, seed):
         """Standard normal draws for all nodes, [N, S, B, D]; `shape` is [S, B]."""
         sizes = [[self.num_nodes], shape, [self.node_dim]]
-        return tf.random.stateless_normal(tf.concat(sizes, axis=0), seed)
+        return standard_normal(tf.concat(sizes, axis=0), seed)
 
     def posterior(self, bottom_up, gates, noise):
         """Draws z from the posterior: Eq. fusion, Eq. iaf and Eq. density in each node.

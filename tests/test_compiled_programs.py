@@ -1,0 +1,79 @@
+"""What XLA compiled is kept for the next run, safely."""
+
+import os
+
+import pytest
+
+from tests.test_cli import command, environment
+from tf_ldiaf import cli
+
+JIT = """
+--method=fc_vae
+--num_nodes=2
+--node_dim=2
+--encoder_units=8
+--decoder_units=8
+--node_units=8
+--limit_train=64
+--batch_size=32
+--epochs=2
+"""
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """Where the programs will be kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
+    return cli._cache_folder()
+
+
+def test_the_cache_is_set_and_older_programs_go_when_it_is_full(folder, monkeypatch):
+    monkeypatch.setattr(cli, "_CACHE_BYTES", 10)
+    folder.mkdir(parents=True)
+    for age, size in enumerate([4, 5, 6, 1]):
+        (folder / str(age)).write_bytes(b"x" * size)
+        os.utime(folder / str(age), (1e9 - age, 1e9 - age))
+    cli._keep_compiled_programs()
+    assert os.environ["TF_XLA_FLAGS"] == f"--tf_xla_persistent_cache_directory={folder}"
+    assert sorted(file.name for file in folder.iterdir()) == ["0", "1"]
+
+
+def test_a_users_own_flags_stay(folder, monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory=/mine")
+    cli._keep_compiled_programs()
+    assert os.environ["TF_XLA_FLAGS"] == "--tf_xla_persistent_cache_directory=/mine"
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_clustering_debug")
+    cli._keep_compiled_programs()
+    assert os.environ["TF_XLA_FLAGS"] == f"--tf_xla_clustering_debug --tf_xla_persistent_cache_directory={folder}"
+
+
+@pytest.mark.parametrize("home", ["/proc/nowhere", "with space", "file"])
+def test_without_a_usable_folder_nothing_is_kept(home, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", home if home.startswith("/") else str(tmp_path / home))
+    monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
+    cli._keep_compiled_programs()
+    assert "TF_XLA_FLAGS" not in os.environ
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone(folder, monkeypatch):
+    monkeypatch.setattr(cli, "_CACHE_BYTES", 10**18)
+    cli._keep_compiled_programs()
+    assert "TF_XLA_FLAGS" not in os.environ
+
+
+def test_a_second_training_finds_the_programs_and_comes_to_the_same_bits(folder, tmp_path):
+    (tmp_path / "small.cfg").write_text(JIT)
+    env = environment() | {"XDG_CACHE_HOME": str(tmp_path)}
+    rows, kept = [], []
+    for run in ("first", "second"):
+        done = command("train", "--flagfile=small.cfg", f"--run_dir={run}", cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / run / "history.csv").read_text().splitlines()
+        speed = lines[0].split(",").index("images_per_second")
+        rows.append([[value for i, value in enumerate(line.split(",")) if i != speed] for line in lines])
+        kept.append({file.name: file.stat().st_mtime_ns for file in folder.iterdir()})
+    assert rows[0] == rows[1]
+    assert len(kept[0]) >= 2  # a training and a validation step at least
+    assert kept[0].items() <= kept[1].items()

@@ -1,0 +1,55 @@
+"""Threefry against published answers; draws against the normal distribution."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from tf_ldiaf.noise import standard_normal, threefry
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "answer"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_known_answers_of_threefry_2x32_20(counter, key, answer):
+    found = threefry(*([tf.constant(word, tf.uint32) for word in words] for words in (key, counter)))
+    assert tuple(int(word) for word in found) == answer
+
+
+def test_draws_are_standard_normal_and_independent():
+    draws = standard_normal([200, 1000], [3, 4]).numpy()
+    # Kolmogorov-Smirnov and three moments and two correlations, each at an error rate of 1e-6.
+    assert stats.kstest(draws.ravel(), "norm").pvalue > 1e-6
+    num, limit = draws.size, stats.norm.isf(5e-7)
+    assert abs(draws.mean()) < limit / np.sqrt(num)
+    assert abs((draws**2).mean() - 1) < limit * np.sqrt(2 / num)
+    assert abs((draws**4).mean() - 3) < limit * np.sqrt(96 / num)
+    half = num // 2
+    for a, b in [(draws.ravel()[:half], draws.ravel()[half:]), (draws.ravel()[:-1], draws.ravel()[1:])]:
+        assert abs((a * b).mean()) < limit / np.sqrt(len(a))
+
+
+def test_other_seeds_draw_other_numbers():
+    seeds = [[0, 0], [0, 1], [1, 0], [-1, 5], [2**31 - 1, 7]]
+    draws = np.stack([standard_normal([5_000], seed) for seed in seeds])
+    assert np.abs(np.corrcoef(draws) - np.eye(5)).max() < stats.norm.isf(1e-7) / np.sqrt(5_000)
+    np.testing.assert_array_equal(draws[1], standard_normal([5_000], [0, 1]))
+
+
+@pytest.mark.parametrize("shape", [[7], [1], [0], [3, 2, 5]])
+def test_xla_draws_the_same(shape):
+    compiled = tf.function(lambda seed: standard_normal(shape, seed), jit_compile=True)
+    found = compiled(tf.constant([5, 6]))
+    assert found.shape == shape
+    np.testing.assert_allclose(found, standard_normal(shape, [5, 6]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_extremes_are_finite():
+    draws = standard_normal([2_000_000], [0, 0]).numpy()
+    assert np.isfinite(draws).all()
+    assert 4.5 < np.abs(draws).max() < 5.5
