@@ -96,7 +96,7 @@ class LatentGraph(keras.layers.Layer):
             gates: [N, S, B, N - 1] relaxed, or [N, 1, 1, N - 1] of 0 and 1.
         """
         if temperature is not None and self.gates.fixed is None:
-            gates = self.gates.sample(tf.reduce_prod(shape), temperature, seed)
+            gates: typing.Any = self.gates.sample(tf.reduce_prod(shape), temperature, seed)
             gates = tf.reshape(gates, tf.concat([shape, tf.shape(gates)[1:]], axis=0))
         else:
             gates = self.gates.adjacency()[tf.newaxis, tf.newaxis]
