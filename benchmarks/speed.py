@@ -208,6 +208,28 @@ print(json.dumps({"load_seconds": loaded - started, "samples_per_second": 10_000
     }
 
 
+def inputs(pythons):
+    """Milliseconds a step of the input pipeline alone, batch 128, by binarisation; it runs beside the training."""
+    script = """
+import json, time
+import numpy as np
+from tf_ldiaf import Config, data
+images = np.random.default_rng(0).integers(0, 256, (48_000, 28, 28)).astype("uint8")
+found = {}
+for binarization in ("threshold", "dynamic"):
+    config = Config(binarization=binarization)
+    launches = iter(data.training_launches(images if binarization == "dynamic" else images // 128, config))
+    next(launches)
+    started = time.perf_counter()
+    for _ in range(40):
+        next(launches)
+    found[binarization] = (time.perf_counter() - started) / (40 * config.steps_per_execution) * 1e3
+print(json.dumps(found))
+"""
+    done = subprocess.run([pythons["tf"], "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def table(found):
     """The side-by-side numbers in Markdown."""
     lines = [
@@ -235,7 +257,9 @@ def main():
     parser.add_argument("--torch", required=True, help="Python of an environment with torch and numpy.")
     parser.add_argument("--jax", required=True, help="Python of an environment with jax, optax and numpy.")
     parser.add_argument("--data_dir", default="", help="Where TFDS keeps its mnist.")
-    parser.add_argument("--parts", default="side_by_side,command,growth", help="Which parts, separated by commas.")
+    parser.add_argument(
+        "--parts", default="side_by_side,command,inputs,growth", help="Which parts, separated by commas."
+    )
     parser.add_argument("--out", default=str(REPO / "benchmarks" / "results" / "speed.json"))
     arguments = parser.parse_args()
     pythons = {"tf": sys.executable, "torch": arguments.torch, "jax": arguments.jax}
@@ -246,6 +270,7 @@ def main():
         parts = {
             "side_by_side": lambda: side_by_side(pythons, folder),
             "command": lambda: command(pythons, folder, arguments.data_dir),
+            "inputs": lambda: inputs(pythons),
             "growth": lambda: growth(pythons, folder),
         }
         for part in arguments.parts.split(","):

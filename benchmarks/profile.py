@@ -1,0 +1,60 @@
+"""python -m benchmarks.profile: where the time of a training step goes, from XLA's own trace.
+
+Prints milliseconds a step of each kind of operation, summed over threads; a product that spreads over threads counts on
+the one that began it. Adam is the kinds with `divide` and most of `multiply_add`; `dynamic-` is the loop over the nodes.
+"""
+
+import collections
+import pathlib
+import re
+import tempfile
+
+import numpy as np
+
+from benchmarks import peer_tf_ldiaf, peers
+
+# In XLA's trace, on top of its operations.
+_AROUND = re.compile(
+    r"^end:|^call|^while|^conditional|Thunk|Threadpool|Execut|Eager|TFE_|Block|inference|Await|Kernel|<lambda>"
+)
+
+
+def trace(contender, steps):
+    """(start, end, name) of every operation of a launch, in ms."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder, tf.profiler.experimental.ProfilerOptions(host_tracer_level=3))
+        contender.train(steps)
+        tf.profiler.experimental.stop()
+        [file] = pathlib.Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(file.read_bytes())
+    events = []
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = plane.event_metadata[event.metadata_id].name
+                if line.name.startswith("tf_") and not _AROUND.search(name):
+                    start = line.timestamp_ns / 1e6 + event.offset_ps / 1e9
+                    events.append((start, start + event.duration_ps / 1e9, name))
+    return sorted(events)
+
+
+def main():
+    batch_size, steps = 128, 25
+    contender = peer_tf_ldiaf.Contender(peers.SIZES, peers.init(peers.SIZES, 0), batch_size, "launch")
+    contender.load_data(np.random.default_rng(0).integers(0, 2, (48_000, 784)).astype("uint8"))
+    contender.train(steps)
+    events = trace(contender, steps)
+    kinds = collections.Counter()
+    for start, end, name in events:
+        kinds[re.sub(r"[._]?\d+", "", name)] += (end - start) / steps
+    whole = (max(end for _, end, _ in events) - events[0][0]) / steps
+    print(f"{whole:.2f} ms a step of {batch_size} images")
+    for kind, milliseconds in kinds.most_common(15):
+        print(f"{milliseconds:8.3f} ms  {kind}")
+
+
+if __name__ == "__main__":
+    main()
