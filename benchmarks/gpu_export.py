@@ -16,34 +16,42 @@ from absl import app, flags
 from benchmarks import peers
 from tf_ldiaf import LDIAF, Config, data, schedules
 from tf_ldiaf.gates import all_gates_open
+from tf_ldiaf.noise import standard_normal
+
+
+def epoch_order(num_images, seed, epoch):
+    """A permutation of the images, [num_images] int32: XLA has no shuffle, but it can sort."""
+    return tf.argsort(standard_normal([num_images], tf.stack([seed, epoch])), stable=True)
 
 
 def make_launch(model, num_images, num_steps):
     """A compiled function of (packed images [n, X / 8] uint8, call int32) that trains `num_steps` steps.
 
     The order of the images is a function of (seed, epoch); calls 0, 1, 2, .. go through the epochs one after another.
-    Returns the mean ELBO of the call, nats.
+    Returns the mean ELBO of all calls so far, nats.
     """
     batch = model.config.batch_size
     per_epoch = num_images // (batch * num_steps)
 
     @tf.function(jit_compile=True, autograph=False)
     def launch(packed, call):
-        order = tf.random.experimental.stateless_shuffle(tf.range(num_images), [model.config.seed, call // per_epoch])
-        rows = order[call % per_epoch * num_steps * batch :][: num_steps * batch]
+        order = epoch_order(num_images, model.config.seed, call // per_epoch)
+        # Not a slice: its beginning would be compiled into the program.
+        rows = tf.gather(order, call % per_epoch * num_steps * batch + tf.range(num_steps * batch))
         rows = tf.reshape(tf.gather(packed, rows), [num_steps, batch, -1, 1])
         bits = tf.bitwise.right_shift(rows, tf.constant([7, 6, 5, 4, 3, 2, 1, 0], tf.uint8)) & 1
         images = tf.reshape(bits, [num_steps, batch, -1])[..., : model.num_pixels]
-        model.term_means.num.assign(0.0)
-        model.term_means.sums.assign(tf.zeros_like(model.term_means.sums))
-        return model.train_step((tf.reshape(images, [num_steps, batch, *model.image_shape]), num_steps))["elbo"]
+        return model.train_step((tf.reshape(images, [num_steps, batch, *model.image_shape]), tf.constant(num_steps)))[
+            "elbo"
+        ]
 
     return launch
 
 
 def variables(model):
     """Every tf.Variable that a launch may touch."""
-    return [variable.value for variable in [*model.variables, *model.optimizer.variables]]
+    own = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    return [variable.value for variable in own]
 
 
 def _captured(launch, arguments, model):

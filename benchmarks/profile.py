@@ -1,7 +1,7 @@
 """python -m benchmarks.profile: where the time of a training step goes, from XLA's own trace.
 
 Prints milliseconds a step of each kind of operation, summed over threads; a product that spreads over threads counts on
-the one that began it. Adam is the kinds with `divide` and most of `multiply_add`; `dynamic-` is the loop over the nodes.
+the one that began it. Adam is the kinds with `divide` and most of `multiply_add`; `dynamic-` is the loop over nodes.
 """
 
 import collections

@@ -1,7 +1,9 @@
 """tf_ldiaf as a contender against the ELBO in float64, term by term, from weights that all contenders share."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks import oracle, peers
 
@@ -30,3 +32,35 @@ def test_flops_are_those_of_the_matrix_products_counted_by_hand():
     once, per_draw = encoder + bottom_up + context, top_down + flows + decoder
     assert peers.training_flops(sizes) == 2 * (3 * (once + per_draw) - encoder)
     assert peers.likelihood_flops(sizes, 9) == 2 * (once + 9 * per_draw)
+
+
+def test_the_launch_for_a_gpu_trains_on_its_epochs_images_in_their_order(tiny, images):
+    """Two epochs of two calls of three steps, against `train_step` on the unpacked batches."""
+    from benchmarks import gpu_export
+    from tf_ldiaf import LDIAF
+    from tf_ldiaf.gates import all_gates_open
+
+    x, weights, elbos = images(48).reshape(48, 9).astype("uint8"), [], []
+    for packed in (True, False):
+        keras.utils.set_random_seed(0)
+        model = LDIAF(tiny("fc_vae", batch_size=8, jit_compile=True), all_gates_open(3))
+        model.compile(keras.optimizers.SGD(0.01)).build((None, 9))
+        model.optimizer.build(model.trainable_variables)
+        if packed:
+            launch = gpu_export.make_launch(model, 48, 3)
+            bits = tf.constant(np.packbits(x, axis=1))
+            elbos.append([float(launch(bits, tf.constant(call))) for call in range(4)])
+        else:
+            found = []
+            step = tf.function(model.train_step, jit_compile=True)
+            for call in range(4):
+                order = gpu_export.epoch_order(48, 0, call // 2).numpy()
+                assert sorted(order) == list(range(48))
+                for rows in np.split(order[24 * (call % 2) :][:24], 3):
+                    logs = step(tf.constant(x[rows]))
+                found.append(float(logs["elbo"]))
+            elbos.append(found)
+        weights.append([v.numpy() for v in model.trainable_variables])
+    np.testing.assert_allclose(*elbos, rtol=1e-4)
+    for together, apart in zip(*weights, strict=True):
+        np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)

@@ -175,7 +175,8 @@ class LDIAF(keras.Model):
         flat = self._flat(x)
         shape = tf.concat([[num_samples], tf.shape(flat)[:1]], axis=0)
         gate_seed, noise_seed = tf.unstack(tf.random.split(seed))
-        temperature = tf.convert_to_tensor(self.temperature) if training else None
+        learning = training and self.gates.fixed is None
+        temperature = tf.convert_to_tensor(self.temperature) if learning else None
         gates = self.graph.draw_gates(shape, temperature, gate_seed)
         drawn = self.graph.posterior(bottom_up, gates, self.graph.noise(shape, noise_seed))
         logits = self._logits(drawn.z)
@@ -283,8 +284,9 @@ class LDIAF(keras.Model):
             raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
         bottom_up = self.infer(x)
         batch = tf.shape(x)[0]
-        chunk = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(batch, 1), 1, num_importance_samples)
-        num_chunks = -(-num_importance_samples // chunk)
+        most = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(batch, 1), 1, num_importance_samples)
+        num_chunks = -(-num_importance_samples // most)
+        chunk = -(-num_importance_samples // num_chunks)  # equal, so that few draws are made in vain
 
         def add_chunk(i, log_sum, reconstruction, kl):
             terms = self._terms(x, bottom_up, tf.random.fold_in([seed, 4], i), chunk)

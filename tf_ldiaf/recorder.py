@@ -62,13 +62,14 @@ class Recorder(keras.callbacks.Callback):
                 f"{self.phase} phase. Received: {self.model.config.learning_rate}."
             )
         valid = {name: value for name, value in self.valid_values.items() if name != "gradient_norm"}
+        batch_size = min(self.model.config.batch_size, self.num_train)
         row = {"phase": self.phase, "epoch": epoch + 1}
         row |= self.train_values | {f"val_{name}": value for name, value in valid.items()}
         row |= {
             "learning_rate": float(self.model.optimizer.learning_rate),
             "temperature": float(self.model.temperature),
             "kl_weight": float(self.model.kl_weight),
-            "images_per_second": self.num_train / self.train_seconds,
+            "images_per_second": self.num_train // batch_size * batch_size / self.train_seconds,
         }
         self.rows.append(row)
         if self.phase == "structure":
