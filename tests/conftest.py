@@ -73,6 +73,23 @@ def invert_chain():
 
 
 @pytest.fixture
+def build(tiny, randomise):
+    """A built model with random weights, for 3 x 3 images."""
+
+    import keras
+
+    from tf_ldiaf import LDIAF
+
+    def make(method="ldiaf", adjacency=None, shape=(3, 3), **changes):
+        keras.utils.set_random_seed(0)
+        model = LDIAF(tiny(method, **changes), adjacency)
+        model.build((None, *shape))
+        return randomise(model)
+
+    return make
+
+
+@pytest.fixture
 def npz(tmp_path):
     """Writes arrays to an .npz file and gives its name."""
 

@@ -4,20 +4,8 @@ import os
 
 import pytest
 
-from tests.test_cli import command, environment
+from tests.test_cli import SMALL, command, environment
 from tf_ldiaf import cli
-
-JIT = """
---method=fc_vae
---num_nodes=2
---node_dim=2
---encoder_units=8
---decoder_units=8
---node_units=8
---limit_train=64
---batch_size=32
---epochs=2
-"""
 
 
 @pytest.fixture
@@ -64,7 +52,7 @@ def test_a_disk_that_is_nearly_full_is_left_alone(folder, monkeypatch):
 
 
 def test_a_second_training_finds_the_programs_and_comes_to_the_same_bits(folder, tmp_path):
-    (tmp_path / "small.cfg").write_text(JIT)
+    (tmp_path / "small.cfg").write_text(SMALL.replace("--nojit_compile", "--jit_compile"))
     env = environment() | {"XDG_CACHE_HOME": str(tmp_path)}
     rows, kept = [], []
     for run in ("first", "second"):

@@ -56,7 +56,7 @@ class InverseAutoregressiveFlows(keras.layers.Layer):
 
     def __init__(self, num_nodes, node_dim, num_steps, units, context_dim, **kwargs):
         super().__init__(**kwargs)
-        self.num_nodes, self.num_steps, num = num_nodes, num_steps, num_nodes * num_steps
+        self.num_steps, num = num_steps, num_nodes * num_steps
         steps = [autoregressive_masks(node_dim, units, reverse=t % 2 == 1) for t in range(num_steps)]
         *hidden, last = [np.stack(masks) for masks in zip(*steps, strict=True)]  # [T, in, out]
         self.masks = [*hidden, np.concatenate([last, last], axis=-1)]  # m and gate_logit

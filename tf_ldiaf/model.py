@@ -110,8 +110,7 @@ class LDIAF(keras.Model):
             self._step(x, weight)
         else:
             tf.while_loop(lambda i: i < num_steps, lambda i: (self._step(x[i]), i + 1)[1:], [0])
-        means = self.term_means.result()
-        logs = {name: means[name] for name in ("elbo", "reconstruction", "kl")}
+        logs = self._shown_means()
         return logs if self.gates.fixed is not None else logs | {"temperature": tf.convert_to_tensor(self.temperature)}
 
     def _step(self, x, weight=None):
@@ -133,9 +132,11 @@ class LDIAF(keras.Model):
         bottom_up = self.infer(x)
         self._update_means(self._terms(x, bottom_up, seed, 1), weight, 0.0)
         self.active_units.update_state(self.codes_and_innovations(bottom_up)[1], weight)
+        return self._shown_means() | {"active_units": self.active_units.result()}
+
+    def _shown_means(self):
         means = self.term_means.result()
-        logs = {name: means[name] for name in ("elbo", "reconstruction", "kl")}
-        return logs | {"active_units": self.active_units.result()}
+        return {name: means[name] for name in ("elbo", "reconstruction", "kl")}
 
     def _update_means(self, terms, weight, gradient_norm):
         kl = tf.reduce_mean(terms.kl_per_node(), axis=0)
