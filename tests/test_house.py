@@ -32,7 +32,7 @@ ALLOWED = {
     "sources": "config",
     "data": "config sources",
     "run_folder": "config __version__",
-    "latents": "config flows gates networks noise",
+    "latents": "config flows gates layers networks noise",
     "model": "bounds config latents layers metrics networks schedules",
     "tensorboard": "config gates pictures",
     "recorder": "config data run_folder",

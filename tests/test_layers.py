@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.layers import StackedDense, dense_network, elu, softplus
+from tf_ldiaf.layers import StackedDense, at, dense_network, elu, softplus
 
 POINTS = np.concatenate([np.linspace(-100, 100, 4001), np.geomspace(1e-12, 1, 500), -np.geomspace(1e-12, 1, 500)])
 
@@ -44,21 +44,51 @@ def test_stacked_weights_under_a_repeated_mask():
     np.testing.assert_array_equal(layer.weights_of()[0], layer.kernel)
 
 
-def test_dense_network_of_one_and_of_many_in_float64():
+def test_dense_network_of_one_and_of_all_in_float64():
     rng = np.random.default_rng(0)
     kernels, biases = (
         [rng.normal(size=(3, 4, 5)), rng.normal(size=(3, 5, 2))],
         [rng.normal(size=(3, 1, w)) for w in (5, 2)],
     )
+    weights = [tuple(map(as_float, pair)) for pair in zip(kernels, biases, strict=True)]
     x = rng.normal(size=(6, 4))
-    many = dense_network([tuple(map(as_float, pair)) for pair in zip(kernels, biases, strict=True)], as_float(x)[None])
+    together = dense_network(weights, as_float(x)[None])
     for n in range(3):
         hidden = x @ kernels[0][n] + biases[0][n]
         expected = np.where(hidden > 0, hidden, np.expm1(hidden)) @ kernels[1][n] + biases[1][n]
-        one = [(as_float(kernel[n]), as_float(bias[n, 0])) for kernel, bias in zip(kernels, biases, strict=True)]
-        np.testing.assert_allclose(many[n], expected, atol=1e-5)
-        np.testing.assert_allclose(dense_network(one, as_float(x)), expected, atol=1e-5)
-        np.testing.assert_allclose(dense_network(one, as_float([x, -x]))[0], expected, atol=1e-5)
+        np.testing.assert_allclose(together[n], expected, atol=1e-5)
+        np.testing.assert_allclose(dense_network(weights, as_float(x), n), expected, atol=1e-5)
+        np.testing.assert_allclose(dense_network(weights, as_float([x, -x]), n)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias_rows", [1, 6])
+def test_gradients_of_one_network_in_a_loop_are_those_of_the_slices(bias_rows):
+    """Through `at` and `dense_network` in a tf.while_loop, against autodiff of plain slices."""
+    rng = np.random.default_rng(1)
+    shapes = (3, 4, 4), (3, bias_rows, 4), (3, 4, 2), (3, 1, 2), (2, 6, 4), (3, 2, 6, 2)
+    tensors = [as_float(rng.normal(size=shape)) for shape in shapes]
+
+    def plain(k_0, b_0, k_1, b_1, x, scale):
+        outputs = [(elu(x @ k_0[n] + b_0[n]) @ k_1[n] + b_1[n]) * scale[n] for n in range(3)]
+        return tf.add_n([tf.reduce_sum(tf.sin(y)) for y in outputs])
+
+    def looped(k_0, b_0, k_1, b_1, x, scale):
+        def add(n, total):
+            y = dense_network([(k_0, b_0), (k_1, b_1)], x, n) * at(scale, n)
+            return n + 1, total + tf.reduce_sum(tf.sin(y))
+
+        return tf.while_loop(lambda n, _: n < 3, add, (0, 0.0), maximum_iterations=3)[1]
+
+    compiled = tf.function(lambda *tensors: gradients(looped, tensors), jit_compile=True)
+    for one, other in zip(compiled(*tensors), gradients(plain, tensors), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def gradients(function, tensors):
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        y = function(*tensors)
+    return tape.gradient(y, tensors)
 
 
 def as_float(x):

@@ -80,32 +80,23 @@ class InverseAutoregressiveFlows(keras.layers.Layer):
         Args:
             contexts: h of each node, [N, B, H].
         """
-        stacks = [layer.weights_of(mask) for layer, mask in zip(self.stack, self.masks, strict=True)]
+        (kernel, bias), *rest = [layer.weights_of(mask) for layer, mask in zip(self.stack, self.masks, strict=True)]
         repeated = tf.repeat(contexts, self.num_steps, axis=0)
-        from_contexts = tf.matmul(repeated, tf.convert_to_tensor(self.context.kernel))
-
-        def chain(n):
-            steps = [n * self.num_steps + t for t in range(self.num_steps)]
-            return [
-                functools.partial(_step, [(kernel[i], bias[i, 0]) for kernel, bias in stacks], from_contexts[i])
-                for i in steps
-            ]
-
-        return chain
+        weights = [(kernel, bias + tf.matmul(repeated, tf.convert_to_tensor(self.context.kernel))), *rest]
+        return lambda n: [functools.partial(_step, weights, n * self.num_steps + t) for t in range(self.num_steps)]
 
 
 def _uniform(scale):
     return functools.partial(keras.initializers.VarianceScaling, scale, "fan_avg", "uniform")
 
 
-def _step(weights, from_context, z):
-    """One step of a chain: z_t and log s_t, both [..., B, D]."""
-    (kernel, bias), *rest = weights
-    outputs = dense_network([(kernel, bias + from_context), *rest], z)
+def _step(weights, i, z):
+    """Step i of all steps of all nodes: z_t and log s_t, both [..., B, D]."""
+    outputs = dense_network(weights, z, i)
     shift, gate_logit = tf.split(outputs, 2, axis=-1)
     log_s = -softplus(-gate_logit - 2.0)
     s = tf.exp(log_s)
-    return s * z + (1.0 - s) * shift, log_s
+    return shift + s * (z - shift), log_s
 
 
 def run_chain(steps, z):

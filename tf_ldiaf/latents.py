@@ -1,18 +1,19 @@
 """The latent graph: prior and posterior of its nodes, and how they are visited."""
 
+import math
 import typing
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tf_ldiaf.config import Config
 from tf_ldiaf.flows import InverseAutoregressiveFlows, run_chain
 from tf_ldiaf.gates import Gates, all_gates_open
+from tf_ldiaf.layers import at
 from tf_ldiaf.networks import GaussianNetworks
 from tf_ldiaf.noise import standard_normal
 
-tfd = tfp.distributions
+_LOG_SQRT_2_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def fuse(top_down, bottom_up):
@@ -25,9 +26,13 @@ def fuse(top_down, bottom_up):
     """
     (prior_loc, prior_scale), (loc, scale) = top_down, bottom_up
     # Ratios of scales, not precisions: nothing overflows however small a scale is.
-    total = tf.sqrt(tf.square(prior_scale) + tf.square(scale))
-    weight = tf.square(prior_scale / total)
-    return weight * loc + (1.0 - weight) * prior_loc, scale * (prior_scale / total)
+    ratio = prior_scale / tf.sqrt(tf.square(prior_scale) + tf.square(scale))
+    return prior_loc + tf.square(ratio) * (loc - prior_loc), scale * ratio
+
+
+def log_normal(standardized, scale):
+    """log N(x; loc, scale) in nats, summed over the last axis, from (x - loc) / scale and scale."""
+    return tf.reduce_sum(-0.5 * tf.square(standardized) - tf.math.log(scale) - _LOG_SQRT_2_PI, axis=-1)
 
 
 class Draw(typing.NamedTuple):
@@ -121,14 +126,15 @@ class LatentGraph(keras.layers.Layer):
         chain = self.flows.of_one(bottom_up.context) if self.flows is not None else lambda n: []
 
         def draw(n, is_root, prior_loc, prior_scale):
-            own = bottom_up.loc[n], bottom_up.scale[n]
+            own = at(bottom_up.loc, n), at(bottom_up.scale, n)
             fused = fuse((prior_loc, prior_scale), own)
             loc, scale = (tf.where(is_root, *pair) for pair in zip(own, fused, strict=True))
-            z_0 = loc + scale * noise[n]
+            standardized = at(noise, n)
+            z_0 = loc + scale * standardized
             z, log_det = run_chain(chain(n), z_0)
-            log_prior = tf.reduce_sum(tfd.Normal(prior_loc, prior_scale).log_prob(z), axis=-1)
-            log_posterior = tf.reduce_sum(tfd.Normal(loc, scale).log_prob(z_0), axis=-1) - log_det
-            return Draw(z, z - prior_loc, log_prior, log_posterior)
+            innovation = z - prior_loc
+            log_prior = log_normal(innovation / prior_scale, prior_scale)
+            return Draw(z, innovation, log_prior, log_normal(standardized, scale) - log_det)
 
         shape = tf.concat([tf.shape(noise)[1:2], tf.shape(bottom_up.loc)[1:2]], axis=0)
         drawn = self._descend(shape, gates, draw, len(Draw._fields))
@@ -164,7 +170,7 @@ class LatentGraph(keras.layers.Layer):
                 return draw(n, True, zeros, zeros + 1.0)
             is_root = tf.equal(n, num_nodes - 1)
             # The root has no network; what another's would give for it is not used.
-            loc, scale = self._prior_of(top_down, tf.minimum(n, num_nodes - 2), gates[n], parents)
+            loc, scale = self._prior_of(top_down, tf.minimum(n, num_nodes - 2), at(gates, n), parents)
             return draw(n, is_root, tf.where(is_root, 0.0, loc), tf.where(is_root, 1.0, scale))
 
         def body(n, parents, *arrays):

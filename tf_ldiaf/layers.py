@@ -4,37 +4,73 @@ import keras
 import tensorflow as tf
 
 
+@tf.custom_gradient
 def elu(x):
-    """ELU. In XLA on a CPU tf.nn.elu, with its expm1, takes four times as long; the two differ by 1e-7 at most."""
-    return tf.where(x > 0.0, x, tf.exp(tf.minimum(x, 0.0)) - 1.0)
+    """ELU. In XLA on a CPU tf.nn.elu, with its expm1, takes four times as long; the two differ by 1e-7 at most.
+
+    Its derivative is written with its value: one array to keep for the backward pass in place of four.
+    """
+    y = tf.where(x > 0.0, x, tf.exp(tf.minimum(x, 0.0)) - 1.0)
+    return y, lambda upstream: upstream * (1.0 + tf.minimum(y, 0.0))
 
 
+@tf.custom_gradient
 def softplus(x):
-    """log(1 + exp(x)), for any x. Faster than tf.nn.softplus with its log1p; the two differ by 1e-7 at most."""
-    magnitude = tf.abs(x)
-    return 0.5 * (x + magnitude) + tf.math.log(1.0 + tf.exp(-magnitude))
+    """log(1 + exp(x)), for any x. Twice as fast as tf.nn.softplus in XLA on a CPU; the two differ by 5e-7 at most.
+
+    max(x, 0) + log(1 + t), t = exp(-|x|), from the series log(1 + t) = 2 artanh(u), u = t / (2 + t) <= 1/3.
+    """
+    tail = tf.exp(-tf.abs(x))
+    u = tail / (2.0 + tail)
+    series = 0.0
+    for power in (15, 13, 11, 9, 7, 5, 3, 1):
+        series = series * (u * u) + 1.0 / power
+    return tf.maximum(x, 0.0) + 2.0 * u * series, lambda upstream: upstream * tf.sigmoid(x)
 
 
-def dense_network(weights, inputs):
-    """An ELU network with a linear last layer.
+@tf.custom_gradient
+def at(stack, n):
+    """stack[n]. In a loop TensorFlow keeps all that a slice's derivative takes, for every pass; this one takes n."""
+    return stack[n], lambda upstream: (_placed(upstream, stack, n), None)
+
+
+def _placed(slice_n, stack, n):
+    """Zeros like `stack`, with `slice_n` at [n]."""
+    return tf.raw_ops.StridedSliceGrad(
+        shape=tf.shape(stack), begin=[n], end=[n + 1], strides=[1], dy=slice_n, shrink_axis_mask=1
+    )
+
+
+@tf.custom_gradient
+def _dense_at(inputs, kernel, bias, n):
+    """inputs @ kernel[n] + bias[n]; as in `at`, no copy of a kernel is kept for the derivative."""
+
+    def gradient(upstream):
+        rows = [tf.reshape(part, [-1, part.shape[-1]]) for part in (inputs, upstream)]
+        by_inputs = tf.tensordot(upstream, kernel[n], [[-1], [1]])
+        by_kernel = tf.matmul(*rows, transpose_a=True)
+        by_bias = tf.reduce_sum(tf.reshape(upstream, tf.concat([[-1], tf.shape(bias)[1:]], axis=0)), axis=0)
+        return by_inputs, _placed(by_kernel, kernel, n), _placed(by_bias, bias, n), None
+
+    return tf.tensordot(inputs, kernel[n], 1) + bias[n], gradient
+
+
+def dense_network(weights, inputs, n=None):
+    """ELU networks with a linear last layer.
 
     Args:
-        weights: (kernel, bias) of each layer, [in, out] and [out]; or of N networks at once, [N, in, out] and
-            [N, 1, out].
-        inputs: [..., in]; or [N or 1, B, in].
+        weights: (kernel, bias) of each layer for N networks, [N, in, out] and [N, 1, out].
+        inputs: [N or 1, B, in]; or [..., in] for one network.
+        n: index of the one network, or None: all.
 
     Returns:
-        [..., out]; or [N, B, out].
+        [N, B, out]; or [..., out].
     """
-    (kernel, bias), *rest = weights
-    outputs = _product(inputs, kernel) + bias
-    for kernel, bias in rest:
-        outputs = _product(elu(outputs), kernel) + bias
+    outputs = inputs
+    for i, (kernel, bias) in enumerate(weights):
+        outputs = elu(outputs) if i else outputs
+        outputs = tf.matmul(outputs, kernel) + bias if n is None else _dense_at(outputs, kernel, bias, n)
     return outputs
-
-
-def _product(inputs, kernel):
-    return tf.matmul(inputs, kernel) if len(kernel.shape) == 3 else tf.tensordot(inputs, kernel, 1)
 
 
 class StackedDense(keras.layers.Layer):

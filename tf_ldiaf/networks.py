@@ -61,13 +61,16 @@ class GaussianNetworks(keras.layers.Layer):
 
     def of_all(self, inputs):
         """`GaussianParameters` of all nodes, [N, B, ...], from inputs [B, inputs] that they share."""
-        return self._parameters([layer.weights_of() for layer in self.stack], inputs[tf.newaxis])
+        return self._parameters(self._weights(), inputs[tf.newaxis])
 
     def of_one(self):
         """A function of a node's index and inputs [..., inputs] to its `GaussianParameters`."""
-        stacks = [layer.weights_of() for layer in self.stack]
-        return lambda n, inputs: self._parameters([(kernel[n], bias[n, 0]) for kernel, bias in stacks], inputs)
+        weights = self._weights()
+        return lambda n, inputs: self._parameters(weights, inputs, n)
 
-    def _parameters(self, weights, inputs):
-        loc, raw_scale, context = tf.split(dense_network(weights, inputs), self.sizes, axis=-1)
+    def _weights(self):
+        return [layer.weights_of() for layer in self.stack]
+
+    def _parameters(self, weights, inputs, n=None):
+        loc, raw_scale, context = tf.split(dense_network(weights, inputs, n), self.sizes, axis=-1)
         return GaussianParameters(loc, softplus(raw_scale + _SCALE_OFFSET) + _MIN_SCALE, elu(context))
