@@ -26,7 +26,7 @@ SIZES = {
 }
 SCALE_OFFSET = 0.5413248546129181  # softplus of it is 1
 MIN_SCALE = 1e-3
-ROWS_PER_PASS = 2048
+ROWS_PER_PASS = 4096
 
 
 def network_widths(sizes):

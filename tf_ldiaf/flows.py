@@ -100,9 +100,12 @@ def _step(weights, i, z):
 
 
 def run_chain(steps, z):
-    """z_T [..., B, D] and log |det dz_T/dz_0| [..., B], of one node's chain and z_0 [..., B, D]."""
-    log_det = tf.zeros(tf.shape(z)[:-1])
+    """z_T and sum_t log s_t, both [..., B, D], of one node's chain and z_0 [..., B, D].
+
+    The sum of the latter over D is log |det dz_T/dz_0|.
+    """
+    log_s = tf.zeros_like(z)
     for step in steps:
-        z, log_s = step(z)
-        log_det += tf.reduce_sum(log_s, axis=-1)
-    return z, log_det
+        z, log_s_t = step(z)
+        log_s += log_s_t
+    return z, log_s

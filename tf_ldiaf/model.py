@@ -18,7 +18,7 @@ from tf_ldiaf.networks import mlp
 tfd = tfp.distributions
 
 # Importance samples are drawn so many rows (samples x images) at a time: memory does not grow with S.
-_ROWS_PER_PASS = 2048
+_ROWS_PER_PASS = 4096
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
