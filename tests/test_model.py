@@ -251,3 +251,19 @@ def test_a_bound_needs_a_sample(tiny):
     model = LDIAF(tiny("vae"))
     with pytest.raises(ValueError, match=r"num_importance_samples must be at least 1\. Received: 0"):
         model.log_likelihood(np.zeros((2, 3, 3), "float32"), 0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_dynamic_binarisation_is_drawn_afresh_in_every_step(build, dtype):
+    model = build("vae", binarization="dynamic").compile()
+    seen, infer = [], model.infer
+    model.infer = lambda x: seen.append(np.array(x)) or infer(x)
+    levels = np.linspace(0, 255, 9).round().reshape(1, 3, 3).repeat(500, axis=0)
+    x = levels.astype("uint8") if dtype == "uint8" else (levels / 255).astype("float32")
+    for _ in range(4):
+        model.train_step(tf.constant(x))
+    assert set(np.unique(seen)) == {0, 1}
+    assert len({part.tobytes() for part in seen}) == 4
+    p = levels[0] / 255
+    # 6 standard errors in 9 pixels: a false alarm has probability below 1e-7.
+    assert (np.abs(np.mean(seen, axis=(0, 1)) - p) <= 6 * np.sqrt(p * (1 - p) / 2000)).all()

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tf_ldiaf.noise import standard_normal, threefry
+from tf_ldiaf.noise import bernoulli, standard_normal, threefry, uniform
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,25 @@ def test_the_extremes_are_finite():
     draws = standard_normal([2_000_000], [0, 0]).numpy()
     assert np.isfinite(draws).all()
     assert 4.5 < np.abs(draws).max() < 5.5
+
+
+def test_uniform_draws_are_uniform():
+    draws = uniform([200_000], [1, 2]).numpy()
+    assert stats.kstest(draws, "uniform").pvalue > 1e-6
+    assert 0 < draws.min() < 1e-4
+    assert 1 - 1e-4 < draws.max() < 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_pixels_are_drawn_with_the_probability_of_their_grey(dtype):
+    levels = np.arange(256).astype("uint8")
+    grey = np.tile(levels if dtype == "uint8" else (levels / 255).astype("float32"), (20_000, 1))
+    drawn = bernoulli(tf.constant(grey), [7, 8]).numpy()
+    assert drawn.dtype == "float32"
+    assert set(np.unique(drawn)) == {0, 1}
+    assert not drawn[:, 0].any()
+    assert drawn[:, 255].all()
+    p = levels / 255
+    # 6 standard errors in 256 levels: a false alarm has probability below 1e-6.
+    assert (np.abs(drawn.mean(axis=0) - p) <= 6 * np.sqrt(p * (1 - p) / len(drawn))).all()
+    assert not np.array_equal(drawn, bernoulli(tf.constant(grey), [7, 9]))

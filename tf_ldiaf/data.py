@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_ldiaf import sources
 from tf_ldiaf.config import Config, ConfigError
+from tf_ldiaf.noise import bernoulli
 
 # The test set, and the draws of `dynamic`, are the same whatever the run's seed: numbers stay comparable.
 _FIXED_SEED = 0
@@ -52,10 +53,9 @@ def read_images(file: str) -> np.ndarray:
 
 
 def training_batches(images: np.ndarray, config: Config, first_epoch: int = 0) -> tf.data.Dataset:
-    """Endless batches [B, H, W] of uint8 in {0, 1}, `steps_per_epoch` of them an epoch.
+    """Endless batches [B, H, W] of `images`, `steps_per_epoch` of them an epoch.
 
-    The order, and every draw of a dynamic binarisation, is a function of (seed, epoch) alone. What
-    does not fill a batch is left out of that epoch.
+    The order is a function of (seed, epoch) alone. What does not fill a batch is left out of that epoch.
     """
     return _epochs(images, config, first_epoch).flat_map(lambda batches: batches).prefetch(tf.data.AUTOTUNE)
 
@@ -67,7 +67,7 @@ def training_launches(images: np.ndarray, config: Config, first_epoch: int = 0) 
     last launch may be filled up.
 
     Returns:
-        a dataset of `launches_per_epoch` elements an epoch: batches [K, B, H, W] of uint8 in {0, 1}, and how many of
+        a dataset of `launches_per_epoch` elements an epoch: batches [K, B, H, W], and how many of
         them to use.
     """
     num = -(-steps_per_epoch(images, config) // launches_per_epoch(images, config))
@@ -90,14 +90,8 @@ def _epochs(images, config, first_epoch):
         seed = tf.stack([tf.constant(config.seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=seed)
 
-        def one_batch(rows, step):
-            x = tf.gather(pixels, rows)
-            if config.binarization == "dynamic":
-                x = _drawn(x, tf.random.fold_in(tf.cast(seed, tf.int32), step))
-            return tf.cast(x, tf.uint8)
-
         rows = tf.reshape(order[: steps * batch], [steps, batch])
-        return tf.data.Dataset.from_tensor_slices((rows, tf.range(steps))).map(one_batch)
+        return tf.data.Dataset.from_tensor_slices(rows).map(lambda rows: tf.gather(pixels, rows))
 
     return tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).map(one_epoch)
 
@@ -175,14 +169,7 @@ def _thresholded(x):
 
 def _draw_once(x, split):
     chunks = [
-        _drawn(tf.constant(x[i : i + _DRAW_BATCH]), tf.constant([_FIXED_SEED + split, i], tf.int32)).numpy()
+        bernoulli(tf.constant(x[i : i + _DRAW_BATCH]), tf.constant([_FIXED_SEED + split, i], tf.int32)).numpy()
         for i in range(0, len(x), _DRAW_BATCH)
     ]
     return np.concatenate(chunks).astype("uint8") if chunks else x
-
-
-def _drawn(grey, seed):
-    """A Bernoulli draw of every pixel, float32 in {0, 1}."""
-    scale = 255.0 if grey.dtype == tf.uint8 else 1.0
-    uniform = tf.random.stateless_uniform(tf.shape(grey), seed=seed)
-    return tf.cast(uniform < tf.cast(grey, tf.float32) / scale, tf.float32)

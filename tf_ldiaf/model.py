@@ -14,6 +14,7 @@ from tf_ldiaf.latents import LatentGraph
 from tf_ldiaf.layers import softplus
 from tf_ldiaf.metrics import ActiveUnits, TermMeans
 from tf_ldiaf.networks import mlp
+from tf_ldiaf.noise import bernoulli
 
 tfd = tfp.distributions
 
@@ -35,7 +36,8 @@ class LDIAF(keras.Model):
         adjacency: [N, N] of 0 and 1 with adjacency[child, parent], to fix the gates. None: the gates are
             learned if the method learns them, else all are open.
 
-    Images everywhere are [B, ...] with pixels in {0, 1}; what follows B is fixed by the first batch.
+    Images everywhere are [B, ...] with pixels in {0, 1}; what follows B is fixed by the first batch. Only training
+    images are grey, uint8 in 0-255 or float in 0-1, where the config's binarisation is dynamic: each step draws anew.
 
     Source: the report "Latent Dependency Structure + Flow IAF optimization on Variational Autoencoder",
         after He et al. 2019 and Kingma et al. 2016 (arXiv 1606.04934).
@@ -114,7 +116,10 @@ class LDIAF(keras.Model):
         return logs if self.gates.fixed is not None else logs | {"temperature": tf.convert_to_tensor(self.temperature)}
 
     def _step(self, x, weight=None):
-        seed = tf.random.fold_in([self.config.seed, 0], tf.cast(self.optimizer.iterations, tf.int32))
+        step = tf.cast(self.optimizer.iterations, tf.int32)
+        seed = tf.random.fold_in([self.config.seed, 0], step)
+        if self.config.binarization == "dynamic":
+            x = bernoulli(x, tf.random.fold_in([self.config.seed, 6], step))
         with tf.GradientTape() as tape:
             terms = self(x, seed=seed, training=True)
             elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))

@@ -1,4 +1,7 @@
-"""Standard normal noise from a counter: the same numbers with XLA and without it."""
+"""Random numbers from a counter: the same with XLA and without it.
+
+TensorFlow's own stateless draws take ten times as long in XLA on a CPU, and are others there.
+"""
 
 import math
 
@@ -37,21 +40,38 @@ def threefry(key, counter):
     return a, b
 
 
-def standard_normal(shape, seed):
-    """Independent draws from N(0, 1).
-
-    TensorFlow's own stateless_normal takes ten times as long in XLA on a CPU, and draws other numbers there.
+def uniform(shape, seed):
+    """Independent draws from the uniform distribution on the multiples of 2^-23, less 2^-24, between 0 and 1.
 
     Args:
         shape: of the result.
         seed: [2], int32, a stateless seed.
 
     Returns:
-        float32 tensor of that shape; no number is beyond 5.5 or occurs with another probability than 2^-23.
+        float32 tensor of that shape, never 0 and never 1.
     """
     num = tf.reduce_prod(shape)
     counter = tf.bitcast(tf.range((num + 1) // 2), tf.uint32)
     key = tf.unstack(tf.bitcast(tf.convert_to_tensor(seed, tf.int32), tf.uint32))
     bits = tf.concat(threefry(key, (counter, tf.zeros_like(counter))), axis=0)[:num]
-    uniform = (tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32) + 0.5) * 2.0**-22 - 1.0
-    return tf.reshape(math.sqrt(2.0) * tf.math.erfinv(uniform), shape)
+    mantissa = tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32)
+    return tf.reshape((mantissa + 0.5) * 2.0**-23, shape)
+
+
+def standard_normal(shape, seed):
+    """Independent draws from N(0, 1), float32, from those of `uniform`: none is beyond 5.5."""
+    return math.sqrt(2.0) * tf.math.erfinv(2.0 * uniform(shape, seed) - 1.0)
+
+
+def bernoulli(grey, seed):
+    """A draw of 0 or 1 for each pixel: 1 with a probability of its grey.
+
+    Args:
+        grey: uint8 in 0-255, or float in 0-1.
+        seed: [2], int32, a stateless seed.
+
+    Returns:
+        float32 tensor of that shape.
+    """
+    scale = 255.0 if grey.dtype == tf.uint8 else 1.0
+    return tf.cast(uniform(tf.shape(grey), seed) < tf.cast(grey, tf.float32) / scale, tf.float32)
