@@ -1,6 +1,7 @@
 """The model in JAX: VARIANTS "jit", one call a step, and "scan", one call for each 25 steps."""
 
 import math
+import time
 import typing
 
 import jax
@@ -140,7 +141,13 @@ class Contender:
         optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(2e-3, eps=1e-7))
         params = {name: jnp.array(value) for name, value in weights.items()}
         self.state = State(params, optimizer.init(params), jax.random.key(0), jnp.arange(0), jnp.array(0))
-        step = make_step(sizes, batch_size, optimizer)
+        body = make_step(sizes, batch_size, optimizer)
+        self.traced = None
+
+        def step(state, images):
+            result = body(state, images)
+            self.traced = self.traced or time.time()
+            return result
 
         def steps(state, images, num):
             state, losses = lax.scan(lambda state, _: step(state, images), state, length=num)

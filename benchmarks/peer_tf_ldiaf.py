@@ -1,6 +1,7 @@
 """tf_ldiaf as shipped, with the peers' weights and protocol. VARIANTS "launch" (steps_per_execution=25) and "step"."""
 
 import os
+import time
 from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -60,6 +61,16 @@ class Contender:
         self.model = make_model(sizes, weights, self.config)
         self.bound = tf.function(self._bound, jit_compile=True, autograph=False)
         self.bounds = tf.function(self.model.log_likelihood, jit_compile=True, autograph=False)
+        self.traced = None
+        self.model.train_step = self._traced(self.model.train_step)
+
+    def _traced(self, step):
+        def wrapped(*args):
+            result = step(*args)
+            self.traced = self.traced or time.time()
+            return result
+
+        return wrapped
 
     def load_data(self, images):
         """images: uint8 [num, pixels] of 0 and 1, kept for `train`."""

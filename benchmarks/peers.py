@@ -160,6 +160,8 @@ def _timeline(contender, variant, batch_size, data, start, imported):
     for step in ("first_step", "second_step"):
         model.train(1)
         times[step] = time.time()
+    if model.traced:
+        times["tracing"] = model.traced
     return {stage: end - start for stage, end in times.items()}
 
 

@@ -232,6 +232,31 @@ print(json.dumps(found))
     return json.loads(done.stdout)
 
 
+def memory(pythons, folder, num_epochs=60):
+    """Resident MiB and open files of the shipped training command at the end of epochs, digits, all phases in one."""
+    script = f"""
+import json, os, sys
+from tf_ldiaf import cli, train
+from tf_ldiaf.recorder import Recorder
+on_epoch_end, found = Recorder.on_epoch_end, []
+def observed(self, epoch, logs=None):
+    on_epoch_end(self, epoch, logs)
+    pages = int(open("/proc/self/statm").read().split()[1])
+    found.append([pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))])
+Recorder.on_epoch_end = observed
+flags = ["--flagfile=configs/digits_ldiaf.cfg", "--epochs={num_epochs}", "--early_stopping_patience=1000"]
+sys.argv = ["train", *flags, "--run_dir={folder / "memory"}"]
+cli.run(train.main, "")
+print(json.dumps(found))
+"""
+    done = subprocess.run([pythons["tf"], "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
+    epochs = json.loads(done.stdout.splitlines()[-1])[-num_epochs:]
+    return {
+        f"epoch {epoch}": dict(zip(("resident_mib", "open_files"), epochs[epoch - 1], strict=True))
+        for epoch in (5, 10, 20, 30, 40, 50, num_epochs)
+    }
+
+
 def table(found):
     """The side-by-side numbers in Markdown."""
     lines = [
@@ -260,7 +285,7 @@ def main():
     parser.add_argument("--jax", required=True, help="Python of an environment with jax, optax and numpy.")
     parser.add_argument("--data_dir", default="", help="Where TFDS keeps its mnist.")
     parser.add_argument(
-        "--parts", default="side_by_side,command,inputs,growth", help="Which parts, separated by commas."
+        "--parts", default="side_by_side,command,inputs,memory,growth", help="Which parts, separated by commas."
     )
     parser.add_argument("--out", default=str(REPO / "benchmarks" / "results" / "speed.json"))
     arguments = parser.parse_args()
@@ -273,6 +298,7 @@ def main():
             "side_by_side": lambda: side_by_side(pythons, folder),
             "command": lambda: command(pythons, folder, arguments.data_dir),
             "inputs": lambda: inputs(pythons),
+            "memory": lambda: memory(pythons, folder),
             "growth": lambda: growth(pythons, folder),
         }
         for part in arguments.parts.split(","):
