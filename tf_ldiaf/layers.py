@@ -59,7 +59,7 @@ def dense_network(weights, inputs, n=None):
     """ELU networks with a linear last layer.
 
     Args:
-        weights: (kernel, bias) of each layer for N networks, [N, in, out] and [N, 1, out].
+        weights: (kernel, bias) of each layer for N networks, [N, in, out] and [N, 1 or B, out].
         inputs: [N or 1, B, in]; or [..., in] for one network.
         n: index of the one network, or None: all.
 
