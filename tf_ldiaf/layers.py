@@ -1,11 +1,13 @@
 """What networks and flows are made of: activations, and small dense networks whose weights are stacked by node."""
 
+import typing
+
 import keras
 import tensorflow as tf
 
 
 @tf.custom_gradient
-def elu(x):
+def elu(x) -> typing.Any:
     """ELU. In XLA on a CPU tf.nn.elu, with its expm1, takes four times as long; the two differ by 1e-7 at most.
 
     Its derivative is written with its value: one array to keep for the backward pass in place of four.
@@ -15,7 +17,7 @@ def elu(x):
 
 
 @tf.custom_gradient
-def softplus(x):
+def softplus(x) -> typing.Any:
     """log(1 + exp(x)), for any x. Twice as fast as tf.nn.softplus in XLA on a CPU; the two differ by 5e-7 at most.
 
     max(x, 0) + log(1 + t), t = exp(-|x|), from the series log(1 + t) = 2 artanh(u), u = t / (2 + t) <= 1/3.
@@ -29,7 +31,7 @@ def softplus(x):
 
 
 @tf.custom_gradient
-def at(stack, n):
+def at(stack, n) -> typing.Any:
     """stack[n]. In a loop TensorFlow keeps all that a slice's derivative takes, for every pass; this one takes n."""
     return stack[n], lambda upstream: (_placed(upstream, stack, n), None)
 
@@ -42,7 +44,7 @@ def _placed(slice_n, stack, n):
 
 
 @tf.custom_gradient
-def _dense_at(inputs, kernel, bias, n):
+def _dense_at(inputs, kernel, bias, n) -> typing.Any:
     """inputs @ kernel[n] + bias[n]; as in `at`, no copy of a kernel is kept for the derivative."""
 
     def gradient(upstream):
