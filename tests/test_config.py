@@ -119,8 +119,8 @@ def test_method_table(method, num_nodes, node_dim, num_flow_steps, learns_gates)
         ({"optimizer": "sgd"}, ["--optimizer", "adam, adamw, adamax", "sgd"]),
         ({"learning_rate_schedule": "step"}, ["--learning_rate_schedule", "cosine, constant", "step"]),
         # ranges
-        ({"validation_fraction": 0.0}, ["--validation_fraction", "(0, 0.9]", "0.0"]),
-        ({"validation_fraction": 0.91}, ["--validation_fraction", "(0, 0.9]", "0.91"]),
+        ({"validation_fraction": -0.1}, ["--validation_fraction", "[0, 0.9]", "-0.1"]),
+        ({"validation_fraction": 0.91}, ["--validation_fraction", "[0, 0.9]", "0.91"]),
         ({"limit_train": -1}, ["--limit_train", "at least 0", "-1"]),
         ({"num_nodes": 0}, ["--num_nodes", "[1, 1000]", "0"]),
         ({"num_nodes": 1001}, ["--num_nodes", "[1, 1000]", "1001"]),

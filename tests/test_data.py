@@ -51,6 +51,13 @@ def test_splits_are_disjoint_and_cover_everything(npz):
     assert sorted(n for x in images for n in numbers(x)) == list(range(100))
 
 
+def test_without_a_held_out_set_training_images_stand_in(npz):
+    images = data.load(Config(dataset=npz(train=numbered(100)), validation_fraction=0.0))
+    assert [len(x) for x in images] == [80, 16, 20]
+    assert sorted(n for x in (images.train, images.test) for n in numbers(x)) == list(range(100))
+    assert set(numbers(images.valid)) <= set(numbers(images.train))
+
+
 def test_only_the_validation_set_follows_the_seed(npz):
     file = npz(train=numbered(100))
     first, second = (data.load(Config(dataset=file, seed=seed)) for seed in (0, 1))

@@ -87,10 +87,10 @@ class Config:
     )
     validation_fraction: float = _setting(
         0.2,
-        "Part of the training images held out when the data have no validation set.",
+        "Part of the training images held out when the data have no validation set (0: none is; a fifth of the "
+        "training images, trained on like the others, is what validation numbers are then of).",
         low=0,
         high=0.9,
-        open_low=True,
     )
     limit_train: int = _setting(0, "Train on this many images only (0: all).", low=0)
 

@@ -12,11 +12,12 @@ from tf_ldiaf.noise import bernoulli
 # The test set, and the draws of `dynamic`, are the same whatever the run's seed: numbers stay comparable.
 _FIXED_SEED = 0
 _TEST_FRACTION = 0.2
+_STAND_IN_FRACTION = 0.2  # of the training images, for a validation set where none is held out
 _DRAW_BATCH = 1000
 
 
 class Images(typing.NamedTuple):
-    """Three disjoint sets of images, each [n, H, W], uint8 or float32.
+    """Three sets of images, disjoint unless none is held out for validation, each [n, H, W], uint8 or float32.
 
     Pixels are 0 or 1, but for the training images of a dynamic binarisation: grey in 0-255 (uint8) or 0-1 (float32).
     """
@@ -135,8 +136,10 @@ def _split(splits, config):
     if test is None:
         test, train = _held_out(train, _TEST_FRACTION, _FIXED_SEED)
     valid = splits.get("valid")
-    if valid is None:
+    if valid is None and config.validation_fraction:
         valid, train = _held_out(train, config.validation_fraction, config.seed)
+    elif valid is None:
+        valid, _ = _held_out(train, _STAND_IN_FRACTION, config.seed)
     if config.limit_train and config.limit_train < len(train):
         train, _ = _held_out(train, config.limit_train / len(train), config.seed)
     return Images(train, valid, test)
