@@ -1,0 +1,124 @@
+"""python -m benchmarks.likelihood --runs=FOLDER [--data_dir=FOLDER] [--rows=PATTERN]: the likelihood tables.
+
+Trains and evaluates each row with the shipped commands and configs/mnist_*.cfg. A row that was stopped goes on from its
+checkpoint, and one that is in the results is skipped, so the same command may be given again at any time. Rows are
+called DATA/METHOD/SEED; PATTERN is as in a shell, threshold/* or */ldiaf/0. Numbers on different binarisations never
+share a table.
+"""
+
+import argparse
+import fnmatch
+import json
+import pathlib
+import subprocess
+import sys
+
+from tf_ldiaf.run_folder import RunFolder, write_atomically
+
+REPO = pathlib.Path(__file__).parents[1]
+RESULTS = REPO / "benchmarks" / "results" / "likelihood.json"
+METHODS = ("vae", "vae_iaf", "fc_vae", "graph_vae", "ldiaf")
+DATA = {
+    "threshold": [],
+    "threshold, all 60,000 images": ["--validation_fraction=0"],
+    "static": ["--dataset=binarized_mnist", "--binarization=none"],
+    "dynamic": ["--binarization=dynamic"],
+}
+# Of each row: S of the log-likelihoods.
+ROWS = {f"threshold/{method}/0": [100] for method in METHODS}
+ROWS |= {f"threshold/{method}/{seed}": [100] for method in ("graph_vae", "ldiaf") for seed in (1, 2)}
+ROWS |= {"threshold, all 60,000 images/ldiaf/0": [100, 1000]}
+ROWS |= {f"static/{method}/0": [100, 1000] for method in METHODS}
+ROWS |= {"dynamic/ldiaf/0": [100, 1000]}
+
+
+def command(name, *arguments):
+    done = subprocess.run([sys.executable, "-m", f"tf_ldiaf.{name}", *arguments], cwd=REPO)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def row(name, folder, data_dir, num_samples):
+    """Trains, or goes on training, then evaluates: what is known of the run."""
+    data, method, seed = name.split("/")
+    if folder.last.is_file():
+        command("train", f"--run_dir={folder.path}", f"--data_dir={data_dir}", "--resume")
+    else:
+        flags = [f"--flagfile=configs/mnist_{method}.cfg", f"--seed={seed}", f"--data_dir={data_dir}", *DATA[data]]
+        command("train", f"--run_dir={folder.path}", "--overwrite", *flags)
+    evaluations = {}
+    for num in num_samples:
+        command(
+            *("evaluate", f"--run_dir={folder.path}", f"--data_dir={data_dir}"),
+            *(f"--num_importance_samples={num}", "--batch_size=500"),
+        )
+        evaluations[num] = folder.read_metrics()
+    config, history = folder.read_config(), folder.read_history()
+    found = {
+        "flags": [flag for flag in config.to_flags() if not flag.startswith("--data_dir")],
+        "epochs": [sum(epoch["phase"] == phase for epoch in history) for phase in ("structure", "final")],
+        "best_validation_elbo": max(epoch["val_elbo"] for epoch in history if epoch["phase"] == "final"),
+        "images_per_second": max(epoch["images_per_second"] for epoch in history),
+        "evaluations": evaluations,
+    }
+    if config.learns_gates:
+        gates = folder.read_gates()
+        found |= {"gate_probs": gates["epochs"][-1]["probs"], "adjacency": gates["adjacency"]}
+    return found
+
+
+def table(data, results):
+    """The rows of one binarisation in Markdown."""
+    most = max(num for name, nums in ROWS.items() if name.startswith(f"{data}/") for num in nums)
+    sizes = sorted({100, most})
+    lines = [
+        f"| {data}: method, seed | parameters | epochs | ELBO | {' | '.join(f'LL, S = {num}' for num in sizes)} "
+        "| KL of z1 .. zN | active units | edges |",
+        "|" + "---|" * (7 + len(sizes)),
+    ]
+    for name, found in results.items():
+        of, method, seed = name.split("/")
+        if of != data:
+            continue
+        evaluations = {int(num): metrics for num, metrics in found["evaluations"].items()}
+        first = evaluations[100]
+        bounds = [number(first, "elbo")]
+        bounds += [number(evaluations[num], "log_likelihood") if num in evaluations else "-" for num in sizes]
+        kl = ", ".join(f"{value:.1f}" for value in first["test_kl_per_node"])
+        edges = sum(map(sum, found["adjacency"])) if "adjacency" in found else "-"
+        cells = [f"`{method}`, {seed}", f"{first['num_parameters']:,}", " + ".join(map(str, found["epochs"])), *bounds]
+        cells += [kl, f"{first['active_units']} of {first['latent_dimensions']}", str(edges)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def number(metrics, name):
+    return f"{metrics[f'test_{name}']:.2f} +- {metrics[f'test_{name}_stderr']:.2f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", required=True, help="Where the run folders are kept.")
+    parser.add_argument("--data_dir", default="", help="Where TFDS keeps mnist and binarized_mnist.")
+    parser.add_argument("--rows", default="*", help="Which rows (default: all).")
+    parser.add_argument("--results", default=str(RESULTS), help="The JSON file of the results.")
+    arguments = parser.parse_args()
+    names = fnmatch.filter(ROWS, arguments.rows)
+    if not names:
+        sys.exit(f"--rows must match one of {', '.join(ROWS)}. Received: {arguments.rows}.")
+    file = pathlib.Path(arguments.results)
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for name in names:
+        if name not in results:
+            folder = RunFolder(
+                pathlib.Path(arguments.runs) / name.replace("/", "-").replace(", ", "-").replace(" ", "-")
+            )
+            results[name] = row(name, folder, arguments.data_dir, ROWS[name])
+            write_atomically(file, json.dumps(results, indent=1))
+    for data in DATA:
+        if any(name.startswith(f"{data}/") for name in results):
+            print(table(data, results), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
