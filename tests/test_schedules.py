@@ -41,6 +41,23 @@ def test_weight_decay_shrinks_weights_without_gradient():
     np.testing.assert_allclose(path, np.repeat([[0.95], [0.95**2], [0.95**3]], 5, axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_weight_decay_is_for_kernels_only(tiny, images, tmp_path, loaded):
+    settings = {"optimizer": "adamw", "weight_decay": 0.5, "learning_rate": 0.1, "num_nodes": 2}
+    model = LDIAF(tiny("ldiaf", **settings)).compile()
+    model.build((None, 3, 3))
+    model.optimizer.build(model.trainable_variables)
+    if loaded:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    model.optimizer.apply([tf.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
+    values = {v.name: float(tf.reduce_min(v.value)) for v in model.trainable_variables}
+    assert set(values) == {"gate_logits", "kernel", "bias"}
+    assert values == {"gate_logits": 1.0, "bias": 1.0, "kernel": pytest.approx(0.95)}
+
+
 def test_cosine_falls_to_zero_at_the_end_and_constant_does_not():
     cosine = schedules.make_optimizer(Config(learning_rate=0.4), num_steps=6)
     rates = []

@@ -82,9 +82,13 @@ class LDIAF(keras.Model):
     def compile(self, optimizer=None, jit_compile=None, **kwargs):
         """As Keras's, but returns the model, and takes its defaults from the config.
 
-        The learning rate of the default optimizer is constant: a schedule needs to know the number of steps.
+        The learning rate of the default optimizer is constant: a schedule needs to know the number of steps. Weight
+        decay is for kernels only.
         """
-        optimizer = schedules.make_optimizer(self.config) if optimizer is None else optimizer
+        optimizer = schedules.make_optimizer(self.config) if optimizer is None else keras.optimizers.get(optimizer)
+        if not optimizer.built:
+            # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
+            optimizer.exclude_from_weight_decay(var_names=["gate_logits", "bias"])
         jit_compile = self.config.jit_compile if jit_compile is None else jit_compile
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         return self
