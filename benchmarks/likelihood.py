@@ -85,7 +85,7 @@ def table(data, results):
         bounds = [number(first, "elbo")]
         bounds += [number(evaluations[num], "log_likelihood") if num in evaluations else "-" for num in sizes]
         kl = ", ".join(f"{value:.1f}" for value in first["test_kl_per_node"])
-        edges = sum(map(sum, found["adjacency"])) if "adjacency" in found else "-"
+        edges = round(sum(map(sum, found["adjacency"]))) if "adjacency" in found else "-"
         cells = [f"`{method}`, {seed}", f"{first['num_parameters']:,}", " + ".join(map(str, found["epochs"])), *bounds]
         cells += [kl, f"{first['active_units']} of {first['latent_dimensions']}", str(edges)]
         lines.append(f"| {' | '.join(cells)} |")
