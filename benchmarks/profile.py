@@ -1,6 +1,6 @@
-"""python -m benchmarks.profile: where the time of a training step goes, from XLA's own trace.
+"""python -m benchmarks.profile: where the time of a training step and of a likelihood goes, from XLA's own trace.
 
-Prints milliseconds a step of each kind of operation, summed over threads; a product that spreads over threads counts on
+Prints milliseconds of each kind of operation, summed over threads; a product that spreads over threads counts on
 the one that began it. Adam is the kinds with `divide` and most of `multiply_add`; `dynamic-` is the loop over nodes.
 """
 
@@ -19,14 +19,14 @@ _AROUND = re.compile(
 )
 
 
-def trace(contender, steps):
-    """(start, end, name) of every operation of a launch, in ms."""
+def trace(work):
+    """(start, end, name) of every operation of `work()`, in ms."""
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder, tf.profiler.experimental.ProfilerOptions(host_tracer_level=3))
-        contender.train(steps)
+        work()
         tf.profiler.experimental.stop()
         [file] = pathlib.Path(folder).rglob("*.xplane.pb")
         space = xplane_pb2.XSpace.FromString(file.read_bytes())
@@ -41,19 +41,28 @@ def trace(contender, steps):
     return sorted(events)
 
 
-def main():
-    batch_size, steps = 128, 25
-    contender = peer_tf_ldiaf.Contender(peers.SIZES, peers.init(peers.SIZES, 0), batch_size, "launch")
-    contender.load_data(np.random.default_rng(0).integers(0, 2, (48_000, 784)).astype("uint8"))
-    contender.train(steps)
-    events = trace(contender, steps)
+def print_kinds(events, times, what):
+    """Milliseconds of each kind of operation, of `times` equal pieces of work."""
     kinds = collections.Counter()
     for start, end, name in events:
-        kinds[re.sub(r"[._]?\d+", "", name)] += (end - start) / steps
-    whole = (max(end for _, end, _ in events) - events[0][0]) / steps
-    print(f"{whole:.2f} ms a step of {batch_size} images")
+        kinds[re.sub(r"[._]?\d+", "", name)] += (end - start) / times
+    whole = (max(end for _, end, _ in events) - events[0][0]) / times
+    print(f"{whole:.2f} ms {what}")
     for kind, milliseconds in kinds.most_common(15):
         print(f"{milliseconds:8.3f} ms  {kind}")
+
+
+def main():
+    batch_size, steps = 128, 25
+    images = np.random.default_rng(0).integers(0, 2, (48_000, 784)).astype("uint8")
+    contender = peer_tf_ldiaf.Contender(peers.SIZES, peers.init(peers.SIZES, 0), batch_size, "launch")
+    contender.load_data(images)
+    contender.log_likelihood(images[:batch_size], 100)
+    events = trace(lambda: contender.log_likelihood(images[:batch_size], 100))
+    print_kinds(events, 1, f"for the log-likelihood of {batch_size} images, S = 100")
+    contender.train(steps)
+    events = trace(lambda: contender.train(steps))
+    print_kinds(events, steps, f"a step of {batch_size} images")
     print("One step: begin and length of all that takes 0.05 ms or more. The gaps are the loops over nodes.")
     names = collections.Counter(name for _, _, name in events)
     first = next(name for _, _, name in events if "MatMul" in name and names[name] == steps)  # the encoder's

@@ -9,7 +9,7 @@ from tf_ldiaf import sources
 from tf_ldiaf.config import Config, ConfigError
 from tf_ldiaf.noise import bernoulli
 
-# The test set, and the draws of `dynamic`, are the same whatever the run's seed: numbers stay comparable.
+# The test set, and what `dynamic` draws once, are the same whatever the run's seed: numbers stay comparable.
 _FIXED_SEED = 0
 _TEST_FRACTION = 0.2
 _STAND_IN_FRACTION = 0.2  # of the training images, for a validation set where none is held out
@@ -90,7 +90,6 @@ def _epochs(images, config, first_epoch):
     def one_epoch(epoch):
         seed = tf.stack([tf.constant(config.seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=seed)
-
         rows = tf.reshape(order[: steps * batch], [steps, batch])
         return tf.data.Dataset.from_tensor_slices(rows).map(lambda rows: tf.gather(pixels, rows))
 

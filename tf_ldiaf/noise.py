@@ -41,7 +41,7 @@ def threefry(key, counter):
 
 
 def uniform(shape, seed):
-    """Independent draws from the uniform distribution on the multiples of 2^-23, less 2^-24, between 0 and 1.
+    """Independent draws between 0 and 1: each odd multiple of 2^-24 is as likely as the next.
 
     Args:
         shape: of the result.
