@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_data import grey, numbered, save_pngs
 
-from tf_ldiaf import Config, data
+from tf_ldiaf import Config, data, sources
 from tf_ldiaf.config import ConfigError
 
 # Inputs that cannot be used
@@ -130,3 +130,50 @@ def test_a_test_folder_without_a_train_folder_is_refused(tmp_path):
 def test_a_file_without_images_cannot_be_reconstructed(npz, arrays):
     with pytest.raises(ConfigError, match=r"--reconstruct must be an \.npz file with images"):
         data.read_images(npz(**arrays))
+
+
+# Data sets of TFDS
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory):
+    """A small RGB data set, written in two files by TFDS: its folder and its images [n, H, W, 3]."""
+    import tensorflow_datasets as tfds
+
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3)).astype("uint8")
+    pictures[:, 0, 0] = 6 * np.arange(40)[:, np.newaxis]  # TFDS writes images in an order of its own
+
+    class Stripes(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"label": np.int64, "image": tfds.features.Image(shape=(6, 5, 3))}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": ((i, {"label": i, "image": x}) for i, x in enumerate(pictures))}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    folder = tmp_path_factory.mktemp("tfds")
+    builder = Stripes(data_dir=folder)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
+    assert len(builder.info.splits["train"].filepaths) == 2
+    return str(folder), pictures
+
+
+def test_colour_images_of_tfds_become_grey(stripes):
+    folder, pictures = stripes
+    read = sources.read("stripes", folder)["train"]
+    expected = np.round(pictures @ [0.2989, 0.5870, 0.1140])
+    assert read.shape == (40, 6, 5)
+    assert np.abs(read[np.argsort(read[:, 0, 0])] - expected).max() <= 1
+
+
+def test_a_file_format_that_cannot_be_read_is_refused(stripes, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", tfds.core.FileFormat.ARRAY_RECORD)
+    with pytest.raises(ConfigError, match=r"prepared by TFDS as tfrecord.*Received: stripes as array_record"):
+        sources.read("stripes", stripes[0])

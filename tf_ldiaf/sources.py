@@ -152,6 +152,11 @@ def _read_tfds(name, data_dir):
     shape = features["image"].shape
     if len(shape) != 3 or None in shape or shape[-1] not in (1, 3):
         raise ConfigError(f"--dataset must hold grey or RGB images of one size. Received: {name} of shape {shape}.")
+    file_format = builder.info.file_format
+    if file_format != tfds.core.FileFormat.TFRECORD:
+        raise ConfigError(
+            f"--dataset must be prepared by TFDS as tfrecord, its default. Received: {name} as {file_format.value}."
+        )
     names = {"train": "train", "validation": "valid", "test": "test"}
     return {ours: _read_tfds_split(builder, theirs) for theirs, ours in names.items() if theirs in builder.info.splits}
 
@@ -179,11 +184,16 @@ def _prepare(builder):
 
 
 def _read_tfds_split(builder, split):
-    def grey(example):
-        image = example["image"]
-        return tf.image.rgb_to_grayscale(image) if image.shape[-1] == 3 else image
+    features = builder.info.features
+    image, spec = features["image"], {"image": features.tf_example_spec["image"]}
 
-    batches = builder.as_dataset(split=split, batch_size=_READ_BATCH, shuffle_files=False).map(grey)
+    def grey(records):
+        x = tf.cast(image.decode_batch_example(tf.io.parse_example(records, spec)["image"]), image.tf_dtype)
+        return tf.image.rgb_to_grayscale(x) if x.shape[-1] == 3 else x
+
+    # Records are parsed by the thousand; `as_dataset` takes them one at a time, which takes three times as long.
+    records = tf.data.TFRecordDataset(builder.info.splits[split].filepaths).batch(_READ_BATCH)
+    batches = records.map(grey, num_parallel_calls=tf.data.AUTOTUNE)
     return np.concatenate([batch[..., 0] for batch in batches.as_numpy_iterator()])
 
 
