@@ -22,7 +22,7 @@ def tiny():
             settings |= {"num_nodes": 3}
         if method in ("vae_iaf", "ldiaf"):
             settings |= {"flow_units": (16, 16), "context_dim": 4}
-        if method in ("graph_vae", "ldiaf"):
+        if method in ("graph_vae", "ldiaf") and "edges" not in changes:
             settings |= {"structure_epochs": 1}
         return Config(
             method=method, **(settings | {"epochs": 1, "kl_warmup_epochs": 0, "jit_compile": False} | changes)

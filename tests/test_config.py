@@ -26,7 +26,8 @@ EVERY_SETTING_CHANGED = {
     "jit_compile": False,
 }  # fmt: skip
 FLOW_SETTINGS_CHANGED = {"method": "vae_iaf", "flow_units": (6, 5), "context_dim": 3}
-ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGED, FLOW_SETTINGS_CHANGED]
+EDGES_CHANGED = {"method": "ldiaf", "edges": "5-1,4-2"}
+ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGED, FLOW_SETTINGS_CHANGED, EDGES_CHANGED]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,8 +43,9 @@ def from_command_line(arguments):
 
 
 def test_the_round_trips_change_every_setting():
-    assert set(EVERY_SETTING_CHANGED) | set(FLOW_SETTINGS_CHANGED) == set(FIELDS)
-    for name, value in (EVERY_SETTING_CHANGED | FLOW_SETTINGS_CHANGED).items():
+    changed = EVERY_SETTING_CHANGED | FLOW_SETTINGS_CHANGED | EDGES_CHANGED | {"method": "vae"}
+    assert set(changed) == set(FIELDS)
+    for name, value in changed.items():
         assert value != FIELDS[name].default, name
 
 
@@ -94,6 +96,20 @@ def test_method_table(method, num_nodes, node_dim, num_flow_steps, learns_gates)
     assert (config.num_nodes, config.node_dim, config.num_flow_steps) == (num_nodes, node_dim, num_flow_steps)
     assert config.learns_gates == learns_gates
     assert bool(config.structure_epochs) == learns_gates
+
+
+@pytest.mark.parametrize(
+    ("edges", "expected"),
+    [
+        ("all", [(2, 1), (3, 1), (3, 2)]),
+        ("none", []),
+        ("3-2,2-1", [(2, 1), (3, 2)]),
+    ],
+)
+def test_a_graph_that_is_given_is_not_learned(edges, expected):
+    config = Config(method="ldiaf", num_nodes=3, edges=edges)
+    assert config.fixed_edges == expected
+    assert not config.learns_gates
 
 
 @pytest.mark.parametrize(
@@ -159,6 +175,15 @@ def test_method_table(method, num_nodes, node_dim, num_flow_steps, learns_gates)
         ({"method": "ldiaf", "num_nodes": 1}, ["--num_nodes", "at least 2", "ldiaf", "1"]),
         ({"method": "fc_vae", "num_nodes": 1}, ["--num_nodes", "at least 2", "fc_vae", "1"]),
         ({"method": "graph_vae", "structure_epochs": 0}, ["--structure_epochs", "at least 1", "graph_vae", "0"]),
+        ({"method": "fc_vae", "edges": "all"}, ["--edges", "learns them otherwise", "fc_vae"]),
+        ({"edges": "all", "structure_epochs": 5}, ["--structure_epochs", "always 0 with --edges", "5"]),
+        ({"edges": "all", "initial_gate_prob": 0.9}, ["--initial_gate_prob", "learned gates", "0.9"]),
+        ({"edges": "5-1,1-2"}, ["--edges", "after their children, up to 5", "5-1,1-2"]),
+        ({"edges": "6-1"}, ["--edges", "up to 5", "6-1"]),
+        ({"edges": "5-5"}, ["--edges", "up to 5", "5-5"]),
+        ({"edges": "2-1,2-1"}, ["--edges", "different pairs", "2-1,2-1"]),
+        ({"edges": "2-1,"}, ["--edges", "separated by commas", "2-1,"]),
+        ({"edges": "2>1"}, ["--edges", "PARENT-CHILD", "2>1"]),
         ({"method": "vae", "flow_units": (8, 8)}, ["--flow_units", "a flow", "vae lacks", "8,8"]),
         ({"method": "graph_vae", "context_dim": 8}, ["--context_dim", "a flow", "graph_vae lacks", "8"]),
         ({"method": "fc_vae", "initial_gate_prob": 0.9}, ["--initial_gate_prob", "learned gates", "fc_vae", "0.9"]),

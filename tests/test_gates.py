@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.gates import Gates, all_gates_open
+from tf_ldiaf.gates import Gates, all_gates_open, graph_of
 
 
 def make(num_nodes=4, logits=None, **kwargs):
@@ -24,6 +24,10 @@ def test_only_later_nodes_can_be_parents():
     open_pairs = {(child, parent) for child, parent in itertools.product(range(4), repeat=2) if parent > child}
     for matrix in (all_gates_open(4), gates.probs(), gates.adjacency(), *gates.sample(5, 0.5, [0, 0])):
         assert set(map(tuple, np.argwhere(np.asarray(matrix) != 0).tolist())) == open_pairs
+
+
+def test_edges_are_parent_and_child_and_the_matrix_is_child_and_parent():
+    np.testing.assert_array_equal(graph_of(3, [(3, 1), (3, 2)]), [[0, 0, 1], [0, 0, 1], [0, 0, 0]])
 
 
 def test_probability_at_the_start_is_the_given_one():

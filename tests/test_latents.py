@@ -53,6 +53,12 @@ def test_fixed_adjacency_is_what_the_descent_uses(build, adjacency):
         assert changed == [child for child in range(3) if adjacency[child, parent]]
 
 
+def test_edges_of_the_settings_are_the_graph(build):
+    gates = build("ldiaf", edges="3-1,2-1").gates
+    np.testing.assert_array_equal(gates.adjacency(), [[0, 1, 1], [0, 0, 0], [0, 0, 0]])
+    assert not gates.trainable_variables
+
+
 @pytest.mark.parametrize(
     ("first", "second"), [((0, 1), (2, 1)), ((-3, 0.5), (1, 2)), ((4, 3), (4, 0.2)), ((1, 0.05), (1.2, 0.07))]
 )

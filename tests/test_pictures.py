@@ -100,3 +100,15 @@ def test_json_reads_back_as_the_same_graph(graph, tmp_path):
 def test_png(graph, tmp_path):
     pictures.save_graph(graph, str(tmp_path / "graph.png"))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "graph.png")), pictures.draw_graph(graph))
+
+
+@pytest.mark.parametrize(("structure", "final"), [(0, 1), (2, 12)])
+def test_curves_show_both_lines_and_the_end_of_the_structure_phase(structure, final):
+    phases = ["structure"] * structure + ["final"] * final
+    rows = [{"phase": phase, "elbo": -90.0 + i, "val_elbo": -92.0 + i} for i, phase in enumerate(phases)]
+    picture = pictures.draw_curves(rows)
+    assert picture.shape == (432, 720, 3)
+    assert picture.dtype == "uint8"
+    if len(rows) > 1:
+        colours = set(map(tuple, picture.reshape(-1, 3).tolist()))
+        assert {(0x26, 0x54, 0x7C), (0xC1, 0x44, 0x0E)} <= colours

@@ -98,6 +98,9 @@ class Config:
     num_nodes: int = _setting(None, "N, latent nodes.", low=1, high=1000)
     node_dim: int = _setting(None, "D, dimensions of each node.", low=1, high=100_000)
     num_flow_steps: int = _setting(None, "T, inverse autoregressive steps per node.", low=0, high=1000)
+    edges: str = _setting(
+        "", "The latent graph, where it is not to be learned: all, none, or pairs PARENT-CHILD such as 5-1,4-2."
+    )
     encoder_units: tuple[int, ...] = _setting((512, 512, 256, 128), "Widths of the encoder.", low=1)
     decoder_units: tuple[int, ...] = _setting((256, 512, 512), "Hidden widths of the decoder.", low=1)
     node_units: tuple[int, ...] = _setting((64,), "Hidden widths of every top-down and bottom-up network.", low=1)
@@ -148,6 +151,7 @@ class Config:
             if needs and missing[needs] and getattr(self, field.name) != field.default:
                 value = _to_text(getattr(self, field.name))
                 raise ConfigError(f"--{field.name} needs {needs}, which this {self.method} lacks. Received: {value}.")
+        _ = self.edges and self.fixed_edges  # says what is wrong with them
         if self.weight_decay and self.optimizer != "adamw":
             raise ConfigError(
                 f"--weight_decay needs --optimizer=adamw. Received: {self.weight_decay} with {self.optimizer}."
@@ -155,6 +159,12 @@ class Config:
 
     def _fill_in_method(self) -> None:
         method = _METHODS[self.method]
+        if self.edges:
+            if "structure_epochs" in method["fixed"]:
+                raise ConfigError(f"--edges needs a method that learns them otherwise. Received: {self.method}.")
+            if self.structure_epochs:
+                raise ConfigError(f"--structure_epochs is always 0 with --edges. Received: {self.structure_epochs}.")
+            object.__setattr__(self, "structure_epochs", 0)
         for name, value in method["fixed"].items():
             given = getattr(self, name)
             if given not in (None, value):
@@ -166,15 +176,32 @@ class Config:
             raise ConfigError(f"--num_flow_steps must be at least 1 with --method={self.method}. Received: 0.")
         if self.method in ("fc_vae", "graph_vae", "ldiaf") and self.num_nodes == 1:
             raise ConfigError(f"--num_nodes must be at least 2 with --method={self.method}. Received: 1.")
-        if self.method in ("graph_vae", "ldiaf") and not self.structure_epochs:
+        if self.method in ("graph_vae", "ldiaf") and not (self.structure_epochs or self.edges):
             raise ConfigError(
-                f"--structure_epochs must be at least 1 with --method={self.method}, which learns gates. Received: 0."
+                f"--structure_epochs must be at least 1 with --method={self.method}, which learns gates unless it is "
+                "given --edges. Received: 0."
             )
 
     @property
     def learns_gates(self) -> bool:
-        """Whether the latent graph is learned; otherwise every gate is open."""
+        """Whether the latent graph is learned; otherwise it is `fixed_edges`."""
         return bool(self.structure_epochs)
+
+    @property
+    def fixed_edges(self) -> list[tuple[int, int]]:
+        """The edges (parent, child) of the graph that is not learned; the nodes' numbers are 1 .. N."""
+        nodes = range(1, self.num_nodes + 1)
+        possible = [(parent, child) for child in nodes for parent in nodes[child:]]
+        if self.edges in ("", "all", "none"):
+            return [] if self.edges == "none" else possible
+        edges = [tuple(pair.split("-")) for pair in self.edges.split(",")]
+        found = [edge for edge in possible if tuple(map(str, edge)) in edges]
+        if len(found) != len(edges):
+            raise ConfigError(
+                "--edges must be all, none, or different pairs PARENT-CHILD separated by commas, with parents "
+                f"that come after their children, up to {self.num_nodes}. Received: {self.edges}."
+            )
+        return found
 
     @property
     def dataset_name(self) -> str:

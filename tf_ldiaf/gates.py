@@ -19,6 +19,14 @@ def all_gates_open(num_nodes: int) -> np.ndarray:
     return np.triu(np.ones((num_nodes, num_nodes), "float32"), k=1)
 
 
+def graph_of(num_nodes: int, edges) -> np.ndarray:
+    """adjacency [N, N] of the edges (parent, child), whose numbers begin at 1."""
+    adjacency = np.zeros((num_nodes, num_nodes), "float32")
+    for parent, child in edges:
+        adjacency[child - 1, parent - 1] = 1
+    return adjacency
+
+
 def most_probable_graph(gate_probs):
     """adjacency from gate_probs, both [N, N]: open where open is at least as probable as shut."""
     gate_probs = tf.convert_to_tensor(gate_probs, tf.float32)

@@ -1,4 +1,4 @@
-"""Pictures: grids of images, and the latent graph."""
+"""Pictures: grids of images, the latent graph, and the curves of a training."""
 
 import io
 import pathlib
@@ -91,6 +91,38 @@ def draw_graph(graph):
     )
     labels = {edge: f"{weight:.2f}" for edge, weight in weights.items() if weight != 1}
     nx.draw_networkx_edge_labels(graph, position, labels, ax=axes, font_size=8, label_pos=0.5)
+    return _as_pixels(figure)
+
+
+def draw_curves(rows):
+    """ELBO of training and validation images by epoch, one phase after the other.
+
+    Args:
+        rows: those of history.csv, of which some are of the final phase.
+
+    Returns:
+        picture: [height, width, 3], uint8.
+    """
+    epochs = np.arange(1, len(rows) + 1)
+    figure = matplotlib.figure.Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch, both phases", ylabel="ELBO, nats")
+    curves = {"training": "elbo", "validation": "val_elbo"}
+    for (label, name), color in zip(curves.items(), ("#26547c", "#c1440e"), strict=True):
+        axes.plot(epochs, [row[name] for row in rows], label=label, color=color, linewidth=1.2)
+    structure = sum(row["phase"] == "structure" for row in rows)
+    if 0 < structure < len(rows):
+        axes.axvline(structure + 0.5, color="grey", linestyle=":", label="gates are fixed")
+    # The first tenth of a phase would leave no room for the rest.
+    late = rows[structure + (len(rows) - structure) // 10 :]
+    values = [row[name] for row in late for name in curves.values()]
+    margin = 0.05 * (max(values) - min(values)) + 0.1
+    axes.set_ylim(min(values) - margin, max(values) + margin)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return _as_pixels(figure)
+
+
+def _as_pixels(figure):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return np.asarray(Image.open(buffer).convert("RGB"))

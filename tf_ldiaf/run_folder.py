@@ -24,7 +24,7 @@ class RunFolder:
         checkpoints/best.keras   weights of the best validation ELBO
         checkpoints/last.keras   model and optimizer, from which `--resume` goes on
         tensorboard/             event files
-        report.md                the run on one page
+        report.md                the run on one page, with curves.png
         metrics.json             written by evaluate
 
     Args:
@@ -40,6 +40,7 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.keras"
         self.tensorboard = self.path / "tensorboard"
         self.report_file = self.path / "report.md"
+        self.curves_file = self.path / "curves.png"
         self.metrics_file = self.path / "metrics.json"
 
     @staticmethod

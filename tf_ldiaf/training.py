@@ -46,6 +46,7 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
         print(f"Learned graph: {_describe(adjacency, gate_epochs[-1]['probs'])}.")
     _run_phase("final", config, adjacency, config.epochs, images, folder, log, model, rows, gate_epochs)
     log.close()
+    pictures.save_png(pictures.draw_curves(rows), folder.curves_file)
     write_atomically(folder.report_file, _report(config, folder, rows, gate_epochs))
     best = best_row(rows, "final")
     print(
@@ -141,4 +142,5 @@ def _report(config, folder, rows, gate_epochs):
             "",
         ]
     commands = (f"python -m tf_ldiaf.{name} --run_dir={folder.path}" for name in ("evaluate", "export"))
+    lines += [f"![ELBO by epoch]({folder.curves_file.name})", ""]
     return "\n".join([*lines, "Test numbers and a SavedModel:", "", *(f"    {command}" for command in commands), ""])
