@@ -19,7 +19,7 @@ EVERY_SETTING_CHANGED = {
     "dataset": "mnist", "data_dir": "/a folder/with spaces", "binarization": "dynamic", "validation_fraction": 0.1,
     "limit_train": 1000, "method": "graph_vae", "num_nodes": 3, "node_dim": 7, "num_flow_steps": 0,
     "encoder_units": (9, 8), "decoder_units": (5,), "node_units": (4, 3, 2), "initial_gate_prob": 0.3,
-    "temperature_decay": 0.9, "min_temperature": 0.05, "structure_epochs": 11, "epochs": 12, "batch_size": 13,
+    "final_temperature": 0.05, "structure_epochs": 11, "epochs": 12, "batch_size": 13,
     "optimizer": "adamw", "learning_rate": 1.23456789e-5, "learning_rate_schedule": "constant", "weight_decay": 0.01,
     "clip_norm": 0.0, "kl_warmup_epochs": 2, "ema_decay": 0.999, "early_stopping_patience": 4, "seed": 2**31 - 1,
     "steps_per_execution": 7,
@@ -148,8 +148,8 @@ def test_a_graph_that_is_given_is_not_learned(edges, expected):
         ({"context_dim": 0}, ["--context_dim", "at least 1", "0"]),
         ({"initial_gate_prob": 0.0}, ["--initial_gate_prob", "(0, 1)", "0.0"]),
         ({"initial_gate_prob": 1}, ["--initial_gate_prob", "(0, 1)", "1.0"]),
-        ({"temperature_decay": 0.0}, ["--temperature_decay", "(0, 1]", "0.0"]),
-        ({"min_temperature": 1.5}, ["--min_temperature", "(0, 1]", "1.5"]),
+        ({"final_temperature": 0.0}, ["--final_temperature", "(0, 1]", "0.0"]),
+        ({"final_temperature": 1.5}, ["--final_temperature", "(0, 1]", "1.5"]),
         ({"structure_epochs": -1}, ["--structure_epochs", "at least 0", "-1"]),
         ({"epochs": 0}, ["--epochs", "at least 1", "0"]),
         ({"batch_size": 0}, ["--batch_size", "at least 1", "0"]),
@@ -187,8 +187,7 @@ def test_a_graph_that_is_given_is_not_learned(edges, expected):
         ({"method": "vae", "flow_units": (8, 8)}, ["--flow_units", "a flow", "vae lacks", "8,8"]),
         ({"method": "graph_vae", "context_dim": 8}, ["--context_dim", "a flow", "graph_vae lacks", "8"]),
         ({"method": "fc_vae", "initial_gate_prob": 0.9}, ["--initial_gate_prob", "learned gates", "fc_vae", "0.9"]),
-        ({"method": "vae", "temperature_decay": 0.9}, ["--temperature_decay", "learned gates", "vae", "0.9"]),
-        ({"method": "vae_iaf", "min_temperature": 0.5}, ["--min_temperature", "learned gates", "vae_iaf", "0.5"]),
+        ({"method": "vae", "final_temperature": 0.9}, ["--final_temperature", "learned gates", "vae", "0.9"]),
         ({"weight_decay": 0.1}, ["--weight_decay", "--optimizer=adamw", "0.1 with adam"]),
     ],
 )
@@ -218,7 +217,7 @@ def test_a_list_flag_of_words_is_refused():
 
 
 def test_ends_of_closed_ranges_are_admitted():
-    Config(validation_fraction=0.9, learning_rate=10, temperature_decay=1, min_temperature=1, ema_decay=0, seed=0)
+    Config(validation_fraction=0.9, learning_rate=10, final_temperature=1, ema_decay=0, seed=0)
     Config(num_nodes=1000, node_dim=1, num_flow_steps=1000, clip_norm=0, structure_epochs=1, epochs=1, batch_size=1)
 
 

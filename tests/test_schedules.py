@@ -157,9 +157,10 @@ def test_validation_within_fit_sees_the_averaged_weights(tiny, images):
     assert abs(model.evaluate(data, return_dict=True, verbose=0)["elbo"] - averaged["elbo"]) > 0.01
 
 
-def test_temperature_falls_by_powers_to_its_floor():
-    config = Config(temperature_decay=0.5, min_temperature=0.2)
-    assert [schedules.temperature(config, epoch) for epoch in range(4)] == [1.0, 0.5, 0.25, 0.2]
+def test_temperature_falls_by_equal_factors_to_its_end():
+    config = Config(structure_epochs=3, final_temperature=0.25)
+    assert [schedules.temperature(config, epoch) for epoch in range(4)] == [1.0, 0.5, 0.25, 0.25]
+    assert schedules.temperature(Config(structure_epochs=1), 0) == 1
 
 
 def test_kl_weight_rises_linearly_to_one():
@@ -170,7 +171,7 @@ def test_kl_weight_rises_linearly_to_one():
 
 def test_fit_follows_the_epoch(tiny, images):
     """Also when it starts later: the values are functions of the epoch, not of what came before."""
-    config = tiny("graph_vae", temperature_decay=0.5, min_temperature=0.2, kl_warmup_epochs=3)
+    config = tiny("graph_vae", structure_epochs=3, final_temperature=0.25, kl_warmup_epochs=3)
     model = LDIAF(config).compile(run_eagerly=True)
     seen = []
     record = keras.callbacks.LambdaCallback(
@@ -178,7 +179,7 @@ def test_fit_follows_the_epoch(tiny, images):
     )
     data = tf.data.Dataset.from_tensor_slices(images(4)).batch(4, drop_remainder=True)
     model.fit(data, initial_epoch=1, epochs=4, callbacks=[record], verbose=0)
-    assert seen == [(0.5, 0.5), (0.25, 0.75), (pytest.approx(0.2), 1.0)]
+    assert seen == [(0.5, 0.5), (0.25, 0.75), (0.25, 1.0)]
 
 
 def test_kl_weight_enters_the_loss_and_not_the_reported_elbo(tiny, images):
@@ -211,7 +212,7 @@ def trained(tiny, images):
     """A model with every part after one epoch, and its batches, of which the last is smaller."""
     keras.utils.set_random_seed(0)
     data = tf.data.Dataset.from_tensor_slices(images(12)).batch(8)
-    model = LDIAF(tiny(num_nodes=2, temperature_decay=0.5)).compile(run_eagerly=True)
+    model = LDIAF(tiny(num_nodes=2, structure_epochs=2, final_temperature=0.5)).compile(run_eagerly=True)
     model.fit(data, initial_epoch=1, epochs=2, verbose=0)
     return model, data
 

@@ -65,7 +65,7 @@ def test_both_phases_have_their_rows(run):
     assert [(row["phase"], row["epoch"]) for row in rows] == [
         ("structure", 1), ("structure", 2), ("final", 1), ("final", 2),
     ]  # fmt: skip
-    assert [row["temperature"] for row in rows[:2]] == pytest.approx([1, 0.99])
+    assert [row["temperature"] for row in rows[:2]] == pytest.approx([1, 0.1])
     assert [row["kl_weight"] for row in rows] == [0.5, 1, 0.5, 1]
     # Cosine over 8 steps of each phase: half after 4, nothing after 8.
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0, 0.01, 0], abs=1e-8)

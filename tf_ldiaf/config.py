@@ -109,11 +109,8 @@ class Config:
     initial_gate_prob: float = _setting(
         0.5, "Gate probability at the start.", low=0, high=1, open_low=True, open_high=True, needs=_GATES
     )
-    temperature_decay: float = _setting(
-        0.99, "The gates' temperature is this to the power of the epoch.", low=0, high=1, open_low=True, needs=_GATES
-    )
-    min_temperature: float = _setting(
-        0.1, "The temperature falls no further.", low=0, high=1, open_low=True, needs=_GATES
+    final_temperature: float = _setting(
+        0.1, "The gates' temperature falls from 1 to this by equal factors.", low=0, high=1, open_low=True, needs=_GATES
     )
 
     structure_epochs: int = _setting(None, "Epochs that learn the gates, before they are fixed.", low=0)

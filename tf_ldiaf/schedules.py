@@ -38,8 +38,8 @@ def clip(gradients, clip_norm):
 
 
 def temperature(config, epoch):
-    """tau of the relaxed gates in `epoch` (from 0): temperature_decay^epoch, not below min_temperature."""
-    return max(config.temperature_decay**epoch, config.min_temperature)
+    """tau of the relaxed gates in `epoch` (from 0): from 1 by equal factors to final_temperature, in the phase's last."""
+    return config.final_temperature ** min(1.0, epoch / max(1, config.structure_epochs - 1))
 
 
 def kl_weight(config, epoch):
