@@ -38,7 +38,7 @@ def clip(gradients, clip_norm):
 
 
 def temperature(config, epoch):
-    """tau of the relaxed gates in `epoch` (from 0): from 1 by equal factors to final_temperature, in the phase's last."""
+    """tau of the relaxed gates in `epoch` (from 0): from 1 by equal factors to final_temperature in the last epoch."""
     return config.final_temperature ** min(1.0, epoch / max(1, config.structure_epochs - 1))
 
 
