@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.gates import Gates, all_gates_open, graph_of
+from tf_ldiaf.gates import Gates, adjacency_of, all_gates_open
 
 
 def make(num_nodes=4, logits=None, **kwargs):
@@ -27,7 +27,7 @@ def test_only_later_nodes_can_be_parents():
 
 
 def test_edges_are_parent_and_child_and_the_matrix_is_child_and_parent():
-    np.testing.assert_array_equal(graph_of(3, [(3, 1), (3, 2)]), [[0, 0, 1], [0, 0, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(adjacency_of(3, [(3, 1), (3, 2)]), [[0, 0, 1], [0, 0, 1], [0, 0, 0]])
 
 
 def test_probability_at_the_start_is_the_given_one():

@@ -50,7 +50,7 @@ def test_grid_clips_what_is_not_a_probability():
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
 def test_saved_pictures_are_readable(tmp_path, shape):
     picture = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
-    pictures.save_png(picture, tmp_path / "picture.png")
+    (tmp_path / "picture.png").write_bytes(pictures.as_png(picture))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), picture)
 
 
@@ -102,13 +102,16 @@ def test_png(graph, tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "graph.png")), pictures.draw_graph(graph))
 
 
-@pytest.mark.parametrize(("structure", "final"), [(0, 1), (2, 12)])
+@pytest.mark.parametrize(("structure", "final"), [(0, 1), (3, 12), (40, 200)])
 def test_curves_show_both_lines_and_the_end_of_the_structure_phase(structure, final):
     phases = ["structure"] * structure + ["final"] * final
     rows = [{"phase": phase, "elbo": -90.0 + i, "val_elbo": -92.0 + i} for i, phase in enumerate(phases)]
     picture = pictures.draw_curves(rows)
     assert picture.shape == (432, 720, 3)
     assert picture.dtype == "uint8"
-    if len(rows) > 1:
-        colours = set(map(tuple, picture.reshape(-1, 3).tolist()))
-        assert {(0x26, 0x54, 0x7C), (0xC1, 0x44, 0x0E)} <= colours
+    # Left of the legend and its lines of the same colours.
+    left = picture[:, :450].reshape(-1, 3).astype(int)
+    seen = {colour: np.abs(left - colour).max(axis=1).min() < 10 for colour in [(38, 84, 124), (193, 68, 14)]}
+    assert all(seen.values())
+    dotted = (np.abs(picture[:, :450].astype(int) - 128).max(axis=2) < 10).sum(axis=0).max() > 30
+    assert dotted == bool(structure)

@@ -204,6 +204,21 @@ def test_kl_weight_enters_the_loss_and_not_the_reported_elbo(tiny, images):
     assert metrics["gradient_norm"] == pytest.approx(float(tf.linalg.global_norm(expected)), rel=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.75])
+def test_an_open_gate_costs_its_price_less_while_the_temperature_is_high(tiny, images, temperature):
+    """A price so high that it is all of the gradient: of each of three gates cost (1 - tau) p (1 - p)."""
+    model = LDIAF(tiny("graph_vae", edge_cost=1e6, initial_gate_prob=0.2, structure_epochs=5)).compile(run_eagerly=True)
+    model(images(8))
+    model.temperature.assign(temperature)
+    model.train_step(tf.constant(images(8)))
+    norm = float(model.term_means.result()["gradient_norm"])
+    if temperature == 1:
+        assert norm < 1e3
+    else:
+        assert norm == pytest.approx(1e6 * 0.25 * 0.2 * 0.8 * np.sqrt(3), rel=1e-3)
+        assert (model.gates.probs().numpy()[np.triu_indices(3, 1)] < 0.2).all()
+
+
 # Training, evaluating and saving through Keras
 
 

@@ -135,45 +135,81 @@ def test_a_file_without_images_cannot_be_reconstructed(npz, arrays):
 # Data sets of TFDS
 
 
-@pytest.fixture(scope="module")
-def stripes(tmp_path_factory):
-    """A small RGB data set, written in two files by TFDS: its folder and its images [n, H, W, 3]."""
+@pytest.fixture(scope="module", params=[1, 3], ids=["grey", "colour"])
+def stripes(request, tmp_path_factory):
+    """A small data set, written in two files by TFDS: its builder, and its images by split, [n, H, W, channels]."""
     import tensorflow_datasets as tfds
 
-    pictures = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3)).astype("uint8")
-    pictures[:, 0, 0] = 6 * np.arange(40)[:, np.newaxis]  # TFDS writes images in an order of its own
+    pictures = {
+        name: np.random.default_rng(num).integers(0, 256, (num, 6, 5, request.param)).astype("uint8")
+        for name, num in {"train": 40, "validation": 11, "test": 12}.items()
+    }
+    for x in pictures.values():
+        x[:, 0, 0] = 6 * np.arange(len(x))[:, np.newaxis]  # TFDS writes images in an order of its own
 
     class Stripes(tfds.core.GeneratorBasedBuilder):
+        name = f"stripes{request.param}"
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            features = {"label": np.int64, "image": tfds.features.Image(shape=(6, 5, 3))}
+            features = {"label": np.int64, "image": tfds.features.Image(shape=(6, 5, request.param))}
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
-            return {"train": ((i, {"label": i, "image": x}) for i, x in enumerate(pictures))}
+            return {
+                name: [(i, {"label": i, "image": image}) for i, image in enumerate(x)] for name, x in pictures.items()
+            }
 
         def _generate_examples(self):
             raise NotImplementedError
 
-    folder = tmp_path_factory.mktemp("tfds")
-    builder = Stripes(data_dir=folder)
+    builder = Stripes(data_dir=tmp_path_factory.mktemp("tfds"))
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
     assert len(builder.info.splits["train"].filepaths) == 2
-    return str(folder), pictures
+    return builder, pictures
 
 
-def test_colour_images_of_tfds_become_grey(stripes):
-    folder, pictures = stripes
-    read = sources.read("stripes", folder)["train"]
-    expected = np.round(pictures @ [0.2989, 0.5870, 0.1140])
-    assert read.shape == (40, 6, 5)
-    assert np.abs(read[np.argsort(read[:, 0, 0])] - expected).max() <= 1
+def read_stripes(stripes, monkeypatch):
+    monkeypatch.setattr(sources, "_READ_BATCH", 7)
+    return sources.read(stripes[0].name, stripes[0]._data_dir_root)
+
+
+def test_images_of_tfds_are_read_and_colour_becomes_grey(stripes, monkeypatch):
+    found = read_stripes(stripes, monkeypatch)
+    assert set(found) == {"train", "valid", "test"}
+    for name, expected in stripes[1].items():
+        if expected.shape[-1] == 3:
+            expected = np.round(expected @ [0.2989, 0.5870, 0.1140])[..., np.newaxis]
+        x = found["valid" if name == "validation" else name].astype(int)
+        assert np.abs(x[np.argsort(x[:, 0, 0])] - expected[..., 0]).max() <= 1
 
 
 def test_a_file_format_that_cannot_be_read_is_refused(stripes, monkeypatch):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", tfds.core.FileFormat.ARRAY_RECORD)
-    with pytest.raises(ConfigError, match=r"prepared by TFDS as tfrecord.*Received: stripes as array_record"):
-        sources.read("stripes", stripes[0])
+    with pytest.raises(ConfigError, match=r"prepared by TFDS as tfrecord.*Received: stripes\d as array_record"):
+        read_stripes(stripes, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda content: b"", r"must have the 40 images that TFDS counted in train. Received: \d+ in "),
+        (lambda content: content[:-9], "must have readable files"),
+        (lambda content: content[:50] + b"?" + content[51:], "must have readable files"),
+        (None, "must have readable files"),
+    ],
+    ids=["empty", "cut", "changed", "missing"],
+)
+def test_a_damaged_file_of_tfds_is_refused(stripes, monkeypatch, damage, words):
+    file = stripes[0].info.splits["train"].filepaths[1]
+    content = file.read_bytes()
+    try:
+        file.unlink()
+        if damage is not None:
+            file.write_bytes(damage(content))
+        with pytest.raises(ConfigError, match=words):
+            read_stripes(stripes, monkeypatch)
+    finally:
+        file.write_bytes(content)

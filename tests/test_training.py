@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_ldiaf import data, evaluation, recorder, training
+from tf_ldiaf import data, evaluation, pictures, recorder, saved_model, training
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.gates import most_probable_graph
 from tf_ldiaf.model import LDIAF
@@ -111,8 +111,29 @@ def test_report_and_tensorboard_are_written(run):
     assert "# graph_vae on digits" in report
     assert f"python -m tf_ldiaf.evaluate --run_dir={run.path}" in report
     assert f"{recorder.best_row(run.read_history(), 'final')['val_elbo']:.3f} nats" in report
+    assert f"]({run.curves_file.name})" in report
+    assert run.curves_file.read_bytes() == pictures.as_png(pictures.draw_curves(run.read_history()))
     for part in ("train", "validation"):
         assert list((run.tensorboard / part).glob("events.*"))
+
+
+def test_a_graph_that_is_given_is_trained_with_at_once(tiny, tmp_path):
+    folder = RunFolder(tmp_path / "given")
+    folder.create(tiny("ldiaf", edges="3-1,2-1", epochs=2, **SMALL))
+    train(folder)
+    assert [row["phase"] for row in folder.read_history()] == ["final", "final"]
+    graph = [[0, 1, 1], [0, 0, 0], [0, 0, 0]]
+    assert folder.read_gates() == {"epochs": [], "adjacency": graph}
+    assert np.array_equal(evaluation.load_best(folder).gates.fixed, graph)
+    assert "Given graph, parent -> child: z2 -> z1, z3 -> z1." in folder.report_file.read_text()
+    saved_model.export(folder, tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "fixed: z2 -> z1 (1.00), z3 -> z1 (1.00)." in card
+    assert " --edges=2-1,3-1 " in card
+    assert "structure_epochs" not in card
+    before = folder.last.read_bytes()
+    train(folder)  # as finished
+    assert folder.last.read_bytes() == before
 
 
 def test_early_stopping_keeps_the_best_epoch(stopped):
@@ -127,6 +148,7 @@ def test_early_stopping_keeps_the_best_epoch(stopped):
 def test_a_finished_run_resumes_as_finished(name, request, monkeypatch):
     folder = request.getfixturevalue(name)
     files = [folder.history_file, folder.gates_file, folder.best, folder.last, folder.report_file]
+    files.append(folder.curves_file)
     before = [file.read_bytes() for file in files]
     monkeypatch.setattr(LDIAF, "fit", None)
     train(folder)

@@ -99,7 +99,9 @@ class Config:
     node_dim: int = _setting(None, "D, dimensions of each node.", low=1, high=100_000)
     num_flow_steps: int = _setting(None, "T, inverse autoregressive steps per node.", low=0, high=1000)
     edges: str = _setting(
-        "", "The latent graph, where it is not to be learned: all, none, or pairs PARENT-CHILD such as 5-1,4-2."
+        "",
+        "A latent graph to use instead of learning one, with pairs PARENT-CHILD where PARENT > CHILD, such as 5-1,4-2; "
+        "or all, or none. --structure_epochs is then 0.",
     )
     encoder_units: tuple[int, ...] = _setting((512, 512, 256, 128), "Widths of the encoder.", low=1)
     decoder_units: tuple[int, ...] = _setting((256, 512, 512), "Hidden widths of the decoder.", low=1)
@@ -110,7 +112,18 @@ class Config:
         0.5, "Gate probability at the start.", low=0, high=1, open_low=True, open_high=True, needs=_GATES
     )
     final_temperature: float = _setting(
-        0.1, "The gates' temperature falls from 1 to this by equal factors.", low=0, high=1, open_low=True, needs=_GATES
+        0.1,
+        "The gates' temperature falls from 1 to this, geometrically, over --structure_epochs.",
+        low=0,
+        high=1,
+        open_low=True,
+        needs=_GATES,
+    )
+    edge_cost: float = _setting(
+        0.0,
+        "Price of an open gate while gates are learned, nats per image; it comes in as the temperature falls.",
+        low=0,
+        needs=_GATES,
     )
 
     structure_epochs: int = _setting(None, "Epochs that learn the gates, before they are fixed.", low=0)
@@ -148,7 +161,6 @@ class Config:
             if needs and missing[needs] and getattr(self, field.name) != field.default:
                 value = _to_text(getattr(self, field.name))
                 raise ConfigError(f"--{field.name} needs {needs}, which this {self.method} lacks. Received: {value}.")
-        _ = self.edges and self.fixed_edges  # says what is wrong with them
         if self.weight_decay and self.optimizer != "adamw":
             raise ConfigError(
                 f"--weight_decay needs --optimizer=adamw. Received: {self.weight_decay} with {self.optimizer}."
@@ -158,9 +170,7 @@ class Config:
         method = _METHODS[self.method]
         if self.edges:
             if "structure_epochs" in method["fixed"]:
-                raise ConfigError(f"--edges needs a method that learns them otherwise. Received: {self.method}.")
-            if self.structure_epochs:
-                raise ConfigError(f"--structure_epochs is always 0 with --edges. Received: {self.structure_epochs}.")
+                raise ConfigError(f"--edges needs --method=graph_vae or --method=ldiaf. Received: {self.method}.")
             object.__setattr__(self, "structure_epochs", 0)
         for name, value in method["fixed"].items():
             given = getattr(self, name)
@@ -169,6 +179,7 @@ class Config:
         for name, value in (method["fixed"] | method["default"]).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        self._check_edges()
         if self.method in ("vae_iaf", "ldiaf") and not self.num_flow_steps:
             raise ConfigError(f"--num_flow_steps must be at least 1 with --method={self.method}. Received: 0.")
         if self.method in ("fc_vae", "graph_vae", "ldiaf") and self.num_nodes == 1:
@@ -179,26 +190,31 @@ class Config:
                 "given --edges. Received: 0."
             )
 
+    def _check_edges(self) -> None:
+        pairs = [] if self.edges in ("", "all", "none") else [pair.strip() for pair in self.edges.split(",")]
+        for parent, child in map(_edge, pairs):
+            if not 1 <= child < parent <= self.num_nodes or len(set(map(_edge, pairs))) < len(pairs):
+                raise ConfigError(
+                    "--edges must be all, none, or different pairs PARENT-CHILD separated by commas, with "
+                    f"{self.num_nodes} >= PARENT > CHILD >= 1. Received: {self.edges}."
+                )
+        if pairs:
+            object.__setattr__(self, "edges", ",".join(sorted(pairs)))
+
     @property
     def learns_gates(self) -> bool:
         """Whether the latent graph is learned; otherwise it is `fixed_edges`."""
         return bool(self.structure_epochs)
 
     @property
-    def fixed_edges(self) -> list[tuple[int, int]]:
-        """The edges (parent, child) of the graph that is not learned; the nodes' numbers are 1 .. N."""
-        nodes = range(1, self.num_nodes + 1)
-        possible = [(parent, child) for child in nodes for parent in nodes[child:]]
-        if self.edges in ("", "all", "none"):
-            return [] if self.edges == "none" else possible
-        edges = [tuple(pair.split("-")) for pair in self.edges.split(",")]
-        found = [edge for edge in possible if tuple(map(str, edge)) in edges]
-        if len(found) != len(edges):
-            raise ConfigError(
-                "--edges must be all, none, or different pairs PARENT-CHILD separated by commas, with parents "
-                f"that come after their children, up to {self.num_nodes}. Received: {self.edges}."
-            )
-        return found
+    def fixed_edges(self) -> list[tuple[int, int]] | None:
+        """The edges (parent, child) of a graph that is not learned, the nodes being 1 .. N; None if it is learned."""
+        if self.learns_gates:
+            return None
+        if self.edges in ("", "all"):
+            nodes = range(1, self.num_nodes + 1)
+            return [(parent, child) for child in nodes for parent in nodes[child:]]
+        return [] if self.edges == "none" else [_edge(pair) for pair in self.edges.split(",")]
 
     @property
     def dataset_name(self) -> str:
@@ -265,12 +281,20 @@ class Config:
         """The flags that make this configuration: the method, and departures from its defaults only."""
         usual = Config(method=self.method)
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(usual, f.name)]
+        if self.edges:
+            names.remove("structure_epochs")
         return [f"--{name}={_to_text(getattr(self, name))}" for name in ["method", *names]]
 
 
 def _kind(field: dataclasses.Field) -> type:
     """bool, int, float, str or tuple: what a setting is."""
     return typing.get_origin(field.type) or field.type  # pyright: ignore[reportReturnType]
+
+
+def _edge(pair: str) -> tuple[int, int]:
+    """(parent, child) of "5-1"; (0, 0), which is no edge, of what does not look like that."""
+    parent, _, child = pair.partition("-")
+    return (int(parent), int(child)) if parent.isdecimal() and child.isdecimal() else (0, 0)
 
 
 def _to_text(value: Any) -> str:

@@ -19,8 +19,16 @@ def all_gates_open(num_nodes: int) -> np.ndarray:
     return np.triu(np.ones((num_nodes, num_nodes), "float32"), k=1)
 
 
-def graph_of(num_nodes: int, edges) -> np.ndarray:
-    """adjacency [N, N] of the edges (parent, child), whose numbers begin at 1."""
+def adjacency_of(num_nodes: int, edges) -> np.ndarray:
+    """The graph of given edges.
+
+    Args:
+        num_nodes: N.
+        edges: pairs (parent, child) of node numbers in 1 .. N.
+
+    Returns:
+        adjacency: [N, N] of 0 and 1, adjacency[child, parent].
+    """
     adjacency = np.zeros((num_nodes, num_nodes), "float32")
     for parent, child in edges:
         adjacency[child - 1, parent - 1] = 1

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_ldiaf.config import Config
 from tf_ldiaf.flows import InverseAutoregressiveFlows, run_chain
-from tf_ldiaf.gates import Gates, graph_of
+from tf_ldiaf.gates import Gates, adjacency_of
 from tf_ldiaf.layers import at
 from tf_ldiaf.networks import GaussianNetworks
 from tf_ldiaf.noise import standard_normal
@@ -60,8 +60,8 @@ class LatentGraph(keras.layers.Layer):
     def __init__(self, config: Config, adjacency=None, **kwargs):
         super().__init__(**kwargs)
         self.num_nodes, self.node_dim = num_nodes, node_dim = config.num_nodes, config.node_dim
-        if adjacency is None and not config.learns_gates:
-            adjacency = graph_of(num_nodes, config.fixed_edges)
+        if adjacency is None and config.fixed_edges is not None:
+            adjacency = adjacency_of(num_nodes, config.fixed_edges)
         self.gates = Gates(num_nodes, config.initial_gate_prob, adjacency, name="gates")
         self.bottom_up = GaussianNetworks(
             [config.encoder_units[-1]] * num_nodes,

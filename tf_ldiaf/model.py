@@ -34,7 +34,7 @@ class LDIAF(keras.Model):
     Args:
         config: a `Config`.
         adjacency: [N, N] of 0 and 1 with adjacency[child, parent], to fix the gates. None: the gates are
-            learned if the method learns them, else all are open.
+            learned, or those of the config if it has a graph.
 
     Images everywhere are [B, ...] with pixels in {0, 1}; what follows B is fixed by the first batch. Only training
     images are grey, uint8 in 0-255 or float in 0-1, where the config's binarisation is dynamic: each step draws anew.
@@ -128,6 +128,10 @@ class LDIAF(keras.Model):
             terms = self(x, seed=seed, training=True)
             elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))
             loss = -tf.reduce_mean(elbo if weight is None else elbo * weight)
+            if self.gates.fixed is None:
+                # Not from the start: an edge is worth nothing before its network has learned to use it.
+                price = self.config.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))
+                loss += price * tf.reduce_sum(self.gates.probs())
         gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
         gradients, norm = schedules.clip(gradients, self.config.clip_norm)
         self.optimizer.apply(gradients, self.trainable_variables)

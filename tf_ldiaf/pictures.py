@@ -35,9 +35,11 @@ def grid(images, columns=None):
     return np.round(255 * (1 - picture.reshape(rows * tile_height, columns * tile_width).clip(0, 1))).astype("uint8")
 
 
-def save_png(picture, path):
-    """Writes a uint8 picture, grey [height, width] or RGB [height, width, 3]."""
-    Image.fromarray(picture).save(path, format="PNG")
+def as_png(picture) -> bytes:
+    """A PNG file of a uint8 picture, grey [height, width] or RGB [height, width, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def latent_graph(adjacency, gate_probs=None):
@@ -98,25 +100,26 @@ def draw_curves(rows):
     """ELBO of training and validation images by epoch, one phase after the other.
 
     Args:
-        rows: those of history.csv, of which some are of the final phase.
+        rows: those of history.csv.
 
     Returns:
         picture: [height, width, 3], uint8.
     """
     epochs = np.arange(1, len(rows) + 1)
+    curves = {"training": [row["elbo"] for row in rows], "validation": [row["val_elbo"] for row in rows]}
     figure = matplotlib.figure.Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
-    axes = figure.add_subplot(xlabel="epoch, both phases", ylabel="ELBO, nats")
-    curves = {"training": "elbo", "validation": "val_elbo"}
-    for (label, name), color in zip(curves.items(), ("#26547c", "#c1440e"), strict=True):
-        axes.plot(epochs, [row[name] for row in rows], label=label, color=color, linewidth=1.2)
+    axes = figure.add_subplot(xlabel="epoch", ylabel="ELBO, nats")
+    for (label, values), colour in zip(curves.items(), ("#26547c", "#c1440e"), strict=True):
+        axes.plot(epochs, values, label=label, color=colour, marker="." if len(rows) < 20 else "", linewidth=1.2)
     structure = sum(row["phase"] == "structure" for row in rows)
-    if 0 < structure < len(rows):
+    if structure:
         axes.axvline(structure + 0.5, color="grey", linestyle=":", label="gates are fixed")
-    # The first tenth of a phase would leave no room for the rest.
-    late = rows[structure + (len(rows) - structure) // 10 :]
-    values = [row[name] for row in late for name in curves.values()]
-    margin = 0.05 * (max(values) - min(values)) + 0.1
-    axes.set_ylim(min(values) - margin, max(values) + margin)
+    # The steep tenth with which each phase begins would leave no room for the rest.
+    late = [*range(structure // 10, structure), *range(structure + (len(rows) - structure) // 10, len(rows))]
+    shown = [values[i] for values in curves.values() for i in late]
+    margin = 0.05 * (max(shown) - min(shown)) + 0.1
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return _as_pixels(figure)
@@ -139,4 +142,4 @@ def save_graph(graph, path):
     elif path.suffix == ".json":
         path.write_text(json.dumps(nx.node_link_data(graph, edges="edges"), indent=2))
     else:
-        save_png(draw_graph(graph), path)
+        path.write_bytes(as_png(draw_graph(graph)))

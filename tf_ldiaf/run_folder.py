@@ -164,11 +164,11 @@ class RunFolder:
         write_atomically(self.gates_file, json.dumps({"epochs": epochs, "adjacency": adjacency}))
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """The file is the old one or the new one, never half of it."""
     scratch = path.with_name(path.name + ".part")
     try:
-        scratch.write_text(text)
+        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(scratch, path)
     except OSError as error:
         raise ConfigError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None

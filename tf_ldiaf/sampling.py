@@ -42,7 +42,7 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         drawn = signatures["sample"](num=tf.constant(num), seed=tf.constant(seed))
         picture, kept = pictures.grid(drawn["probs"].numpy()), {}
     try:
-        pictures.save_png(picture, out)
+        pathlib.Path(out).write_bytes(pictures.as_png(picture))
         np.savez_compressed(arrays, **kept, **{name: value.numpy() for name, value in drawn.items()})
     except OSError as error:
         raise ConfigError(f"--out must be a file that can be written. Received: {out} ({error.strerror}).") from None

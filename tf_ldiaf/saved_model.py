@@ -77,8 +77,9 @@ def export(folder: RunFolder, out) -> None:
         tf.saved_model.save(served, str(scratch), signatures=signatures)
         graph = _graph(model, folder)
         pictures.save_graph(graph, scratch / "graph.json")
-        pictures.save_png(pictures.draw_graph(graph), scratch / "graph.png")
-        pictures.save_png(pictures.grid(model.sample(64, seed=0)["probs"]), scratch / "samples.png")
+        pictures.save_graph(graph, scratch / "graph.png")
+        samples = pictures.grid(model.sample(64, seed=0)["probs"])
+        (scratch / "samples.png").write_bytes(pictures.as_png(samples))
         (scratch / "README.md").write_text(_card(folder, model, out.name, graph))
         if out.exists():
             shutil.rmtree(out)

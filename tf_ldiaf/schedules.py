@@ -38,7 +38,7 @@ def clip(gradients, clip_norm):
 
 
 def temperature(config, epoch):
-    """tau of the relaxed gates in `epoch` (from 0): from 1 by equal factors to final_temperature in the last epoch."""
+    """tau of the relaxed gates in `epoch` (from 0): from 1 geometrically to final_temperature in the phase's last."""
     return config.final_temperature ** min(1.0, epoch / max(1, config.structure_epochs - 1))
 
 
@@ -48,8 +48,9 @@ def kl_weight(config, epoch):
 
 
 class EpochSchedules(keras.callbacks.Callback):
-    """Sets the model's temperature and KL weight at the start of every epoch."""
+    """Sets the model's KL weight, and the temperature of gates that are learned, at the start of every epoch."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.temperature.assign(temperature(self.model.config, epoch))
+        if self.model.gates.fixed is None:
+            self.model.temperature.assign(temperature(self.model.config, epoch))
         self.model.kl_weight.assign(kl_weight(self.model.config, epoch))

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_ldiaf.config import ConfigError
 
-_READ_BATCH = 1000
+_READ_BATCH = 256
 
 
 def read(dataset: str, data_dir: str) -> dict[str, np.ndarray]:
@@ -189,12 +189,24 @@ def _read_tfds_split(builder, split):
 
     def grey(records):
         x = tf.cast(image.decode_batch_example(tf.io.parse_example(records, spec)["image"]), image.tf_dtype)
-        return tf.image.rgb_to_grayscale(x) if x.shape[-1] == 3 else x
+        return (tf.image.rgb_to_grayscale(x) if image.shape[-1] == 3 else x)[..., 0]
 
-    # Records are parsed by the thousand; `as_dataset` takes them one at a time, which takes three times as long.
-    records = tf.data.TFRecordDataset(builder.info.splits[split].filepaths).batch(_READ_BATCH)
-    batches = records.map(grey, num_parallel_calls=tf.data.AUTOTUNE)
-    return np.concatenate([batch[..., 0] for batch in batches.as_numpy_iterator()])
+    # Records are parsed by the hundred; `as_dataset` takes them one at a time, which takes three times as long.
+    info = builder.info.splits[split]
+    batches = tf.data.TFRecordDataset(info.filepaths).batch(_READ_BATCH).map(grey, num_parallel_calls=tf.data.AUTOTUNE)
+    try:
+        pixels = np.concatenate([np.zeros((0, *image.shape[:2]), image.np_dtype), *batches.as_numpy_iterator()])
+    except tf.errors.OpError as error:
+        reason = str(error.message).splitlines()[0]
+        raise ConfigError(
+            f"--dataset must have readable files. Received: {info.filepaths[0].parent} ({reason})."
+        ) from None
+    if len(pixels) != info.num_examples:
+        raise ConfigError(
+            f"--dataset must have the {info.num_examples} images that TFDS counted in {split}. "
+            f"Received: {len(pixels)} in {info.filepaths[0].parent}."
+        )
+    return pixels
 
 
 def _as_pictures(splits, flag):

@@ -27,9 +27,8 @@ def main() -> None:
             if name == "data_dir":
                 config = dataclasses.replace(config, data_dir=value)  # the data may have moved
             elif value != getattr(config, name):
-                raise ConfigError(
-                    f"--{name} must be {getattr(config, name)} as in the run to resume. Received: {value}."
-                )
+                ours, theirs = ("nothing" if text == "" else text for text in (getattr(config, name), value))
+                raise ConfigError(f"--{name} must be {ours} as in the run to resume. Received: {theirs}.")
     else:
         config = Config.from_json(given)
         folder = RunFolder(arguments.run_dir or RunFolder.default_path(config))

@@ -46,8 +46,8 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
         print(f"Learned graph: {_describe(adjacency, gate_epochs[-1]['probs'])}.")
     _run_phase("final", config, adjacency, config.epochs, images, folder, log, model, rows, gate_epochs)
     log.close()
-    pictures.save_png(pictures.draw_curves(rows), folder.curves_file)
     write_atomically(folder.report_file, _report(config, folder, rows, gate_epochs))
+    write_atomically(folder.curves_file, pictures.as_png(pictures.draw_curves(rows)))
     best = best_row(rows, "final")
     print(
         f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}. "
@@ -142,5 +142,8 @@ def _report(config, folder, rows, gate_epochs):
             "",
         ]
     commands = (f"python -m tf_ldiaf.{name} --run_dir={folder.path}" for name in ("evaluate", "export"))
+    if config.edges:
+        edges = ", ".join(f"z{parent} -> z{child}" for parent, child in config.fixed_edges)
+        lines += [f"Given graph, parent -> child: {edges or 'no edges'}.", ""]
     lines += [f"![ELBO by epoch]({folder.curves_file.name})", ""]
     return "\n".join([*lines, "Test numbers and a SavedModel:", "", *(f"    {command}" for command in commands), ""])
