@@ -2,16 +2,20 @@
 
 Trains and evaluates each row with the shipped commands and configs/mnist_*.cfg. A row that was stopped goes on from its
 checkpoint, and one that is in the results is skipped, so the same command may be given again at any time. Rows are
-called DATA/METHOD/SEED; PATTERN is as in a shell, threshold/* or */ldiaf/0. Numbers on different binarisations never
-share a table.
+called DATA/METHOD/SEED; PATTERN is as in a shell, threshold/* or */ldiaf/0. METHOD may name a graph that is given
+instead of learned: the seed of "random edges" also draws them, as many as were learned in row DATA/METHOD/0. Numbers on
+different binarisations never share a table.
 """
 
 import argparse
 import fnmatch
+import itertools
 import json
 import pathlib
 import subprocess
 import sys
+
+import numpy as np
 
 from tf_ldiaf.run_folder import RunFolder, write_atomically
 
@@ -27,6 +31,8 @@ DATA = {
 # Of each row: S of the log-likelihoods.
 ROWS = {f"threshold/{method}/0": [100] for method in METHODS}
 ROWS |= {f"threshold/{method}/{seed}": [100] for method in ("graph_vae", "ldiaf") for seed in (1, 2)}
+ROWS |= {f"threshold/ldiaf, {edges} edges/0": [100] for edges in ("all", "no")}
+ROWS |= {f"threshold/ldiaf, random edges/{seed}": [100] for seed in range(3)}
 ROWS |= {"threshold, all 60,000 images/ldiaf/0": [100, 1000]}
 ROWS |= {f"static/{method}/0": [100, 1000] for method in METHODS}
 ROWS |= {"dynamic/ldiaf/0": [100, 1000]}
@@ -38,13 +44,29 @@ def command(name, *arguments):
         sys.exit(done.returncode)
 
 
-def row(name, folder, data_dir, num_samples):
+def given_graph(graph, seed, learned):
+    """Flags of the graph `all edges`, `no edges` or `random edges`, of which there are as many as in `learned`."""
+    edges = {"all edges": "all", "no edges": "none"}.get(graph)
+    if edges is None:
+        possible = list(itertools.combinations(range(1, len(learned) + 1), 2))
+        drawn = np.random.default_rng(int(seed)).choice(possible, round(np.sum(learned)), replace=False)
+        edges = ",".join(f"{parent}-{child}" for child, parent in drawn)
+    return ["--edge_cost=0", f"--edges={edges}"]
+
+
+def row(name, folder, data_dir, num_samples, results):
     """Trains, or goes on training, then evaluates: what is known of the run."""
     data, method, seed = name.split("/")
+    method, _, graph = method.partition(", ")
+    learned = f"{data}/{method}/0"
+    if graph.startswith("random") and learned not in results:
+        sys.exit(f"--rows must have {learned} before {name}, which takes its number of edges. Received: {name} alone.")
     if folder.last.is_file():
         command("train", f"--run_dir={folder.path}", f"--data_dir={data_dir}", "--resume")
     else:
         flags = [f"--flagfile=configs/mnist_{method}.cfg", f"--seed={seed}", f"--data_dir={data_dir}", *DATA[data]]
+        if graph:
+            flags += given_graph(graph, seed, results.get(learned, {}).get("adjacency"))
         command("train", f"--run_dir={folder.path}", "--overwrite", *flags)
     evaluations = {}
     for num in num_samples:
@@ -61,9 +83,10 @@ def row(name, folder, data_dir, num_samples):
         "images_per_second": max(epoch["images_per_second"] for epoch in history),
         "evaluations": evaluations,
     }
-    if config.learns_gates:
+    if config.num_nodes > 1:
         gates = folder.read_gates()
-        found |= {"gate_probs": gates["epochs"][-1]["probs"], "adjacency": gates["adjacency"]}
+        found |= {"gate_probs": gates["epochs"][-1]["probs"] if gates["epochs"] else None}
+        found |= {"adjacency": gates["adjacency"]}
     return found
 
 
@@ -85,7 +108,7 @@ def table(data, results):
         bounds = [number(first, "elbo")]
         bounds += [number(evaluations[num], "log_likelihood") if num in evaluations else "-" for num in sizes]
         kl = ", ".join(f"{value:.1f}" for value in first["test_kl_per_node"])
-        edges = round(sum(map(sum, found["adjacency"]))) if "adjacency" in found else "-"
+        edges = round(np.sum(found["adjacency"])) if "adjacency" in found else "-"
         cells = [f"`{method}`, {seed}", f"{first['num_parameters']:,}", " + ".join(map(str, found["epochs"])), *bounds]
         cells += [kl, f"{first['active_units']} of {first['latent_dimensions']}", str(edges)]
         lines.append(f"| {' | '.join(cells)} |")
@@ -113,7 +136,7 @@ def main():
             folder = RunFolder(
                 pathlib.Path(arguments.runs) / name.replace("/", "-").replace(", ", "-").replace(" ", "-")
             )
-            results[name] = row(name, folder, arguments.data_dir, ROWS[name])
+            results[name] = row(name, folder, arguments.data_dir, ROWS[name], results)
             write_atomically(file, json.dumps(results, indent=1))
     for data in DATA:
         if any(name.startswith(f"{data}/") for name in results):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import oracle, peers
+from benchmarks import likelihood, oracle, peers
+from tf_ldiaf import Config
 
 
 @pytest.mark.parametrize(("num_nodes", "node_dim", "num_flow_steps"), [(1, 80, 0), (1, 80, 2), (5, 16, 0), (5, 16, 2)])
@@ -64,3 +65,18 @@ def test_the_launch_for_a_gpu_trains_on_its_epochs_images_in_their_order(tiny, i
     np.testing.assert_allclose(*elbos, rtol=1e-4)
     for together, apart in zip(*weights, strict=True):
         np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_a_random_graph_has_as_many_edges_as_the_learned_one(seed):
+    learned = [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    no_cost, edges = likelihood.given_graph("random edges", seed, learned)
+    assert no_cost == "--edge_cost=0"
+    config = Config(method="ldiaf", num_nodes=4, edges=edges.removeprefix("--edges="))
+    assert len(config.fixed_edges) == 4
+
+
+def test_full_and_empty_graphs_need_no_learned_one():
+    assert [likelihood.given_graph(name, "0", None)[1] for name in ("all edges", "no edges")] == [
+        "--edges=all", "--edges=none",
+    ]  # fmt: skip
