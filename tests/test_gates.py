@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.gates import Gates, adjacency_of, all_gates_open
+from tf_ldiaf.gates import _RATE, Gates, adjacency_of, all_gates_open
 
 
 def make(num_nodes=4, logits=None, **kwargs):
     gates = Gates(num_nodes, **kwargs)
     gates.build()
     if logits is not None:
-        gates.gate_logits.assign(np.broadcast_to(np.asarray(logits, "float32"), (num_nodes, num_nodes)))
+        gates.scaled_logits.assign(np.broadcast_to(logits, (num_nodes, num_nodes)) / _RATE)
     return gates
 
 
@@ -76,7 +76,7 @@ def test_gradients_are_finite_for_all_logits(temperature):
         with tf.GradientTape() as tape:
             c = gates.sample(64, temperature, [0, 0])
             loss = tf.reduce_sum(c**2) + tf.reduce_sum(gates.probs())
-        gradient = tape.gradient(loss, gates.gate_logits.value).numpy()
+        gradient = tape.gradient(loss, gates.scaled_logits.value).numpy()
         assert np.isfinite(gradient).all(), logit
         assert gradient[[0, 1, 1], [0, 0, 1]].tolist() == [0, 0, 0]
         if abs(logit) < 5:

@@ -134,7 +134,7 @@ def test_every_trainable_variable_gets_a_finite_gradient(build, images, method):
         assert gradient is not None, variable.path
         assert np.isfinite(gradient).all(), variable.path
         assert np.any(gradient), variable.path
-        if variable.name == "gate_logits":
+        if variable.name == "scaled_logits":
             np.testing.assert_array_equal(gradient.numpy() != 0, np.triu(np.ones((3, 3), bool), 1))
     assert (model.gates.fixed is None) == (method in ("graph_vae", "ldiaf"))
 

@@ -9,6 +9,9 @@ import tensorflow_probability as tfp
 
 tfd = tfp.distributions
 
+# Gate logits move as many times as fast as weights: at the weights' rate, gates are undecided after 700 steps.
+_RATE = 20.0
+
 
 def all_gates_open(num_nodes: int) -> np.ndarray:
     """The full graph: every node depends on all nodes after it.
@@ -80,16 +83,21 @@ class Gates(keras.layers.Layer):
     def build(self, input_shape=None):
         if self.fixed is None:
             start = np.log(self.initial_prob) - np.log1p(-self.initial_prob)
-            self.gate_logits = self.add_weight(
-                name="gate_logits", shape=self.possible.shape, initializer=keras.initializers.Constant(start)
+            self.scaled_logits = self.add_weight(
+                name="scaled_logits", shape=self.possible.shape, initializer=keras.initializers.Constant(start / _RATE)
             )
         self.built = True
+
+    @property
+    def gate_logits(self):
+        """[N, N]; of the gates that can be, those above the diagonal."""
+        return _RATE * tf.convert_to_tensor(self.scaled_logits)
 
     def probs(self):
         """gate_probs: [N, N], 0 where no gate can be; the adjacency itself once it is fixed."""
         if self.fixed is not None:
             return tf.constant(self.fixed)
-        return tf.constant(self.possible) * tf.sigmoid(tf.convert_to_tensor(self.gate_logits))
+        return tf.constant(self.possible) * tf.sigmoid(self.gate_logits)
 
     def adjacency(self):
         """The most probable graph: [N, N] of 0 and 1, see `most_probable_graph`."""
@@ -106,9 +114,8 @@ class Gates(keras.layers.Layer):
         Returns:
             gates: [num, N, N] in [0, 1].
         """
-        logits = tf.convert_to_tensor(self.gate_logits)
         # Not tfd.RelaxedBernoulli: the gradient of its draws overflows at low temperature.
-        relaxed = tf.sigmoid(tfd.Logistic(logits, 1.0).sample(num, seed=seed) / temperature)
+        relaxed = tf.sigmoid(tfd.Logistic(self.gate_logits, 1.0).sample(num, seed=seed) / temperature)
         return tf.constant(self.possible) * relaxed
 
     def get_config(self):

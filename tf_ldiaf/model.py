@@ -88,7 +88,7 @@ class LDIAF(keras.Model):
         optimizer = schedules.make_optimizer(self.config) if optimizer is None else keras.optimizers.get(optimizer)
         if not optimizer.built:
             # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
-            optimizer.exclude_from_weight_decay(var_names=["gate_logits", "bias"])
+            optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias"])
         jit_compile = self.config.jit_compile if jit_compile is None else jit_compile
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         return self
