@@ -117,12 +117,12 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "file.json"
     run_folder.write_atomically(file, "old")
 
-    def interrupted(self, text):
-        with open(self, "w") as stream:
-            stream.write(text[:1])
+    def interrupted(self, content):
+        with open(self, "wb") as stream:
+            stream.write(content[:1])
         raise OSError("disk full")
 
-    monkeypatch.setattr(pathlib.Path, "write_text", interrupted)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", interrupted)
     with pytest.raises(ConfigError, match="disk full"):
         run_folder.write_atomically(file, "new")
     assert file.read_text() == "old"

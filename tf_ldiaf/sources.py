@@ -188,7 +188,8 @@ def _read_tfds_split(builder, split):
     image, spec = features["image"], {"image": features.tf_example_spec["image"]}
 
     def grey(records):
-        x = tf.cast(image.decode_batch_example(tf.io.parse_example(records, spec)["image"]), image.tf_dtype)
+        encoded = tf.io.parse_example(records, spec)["image"]
+        x = tf.map_fn(image.decode_example, encoded, fn_output_signature=image.tf_dtype)
         return (tf.image.rgb_to_grayscale(x) if image.shape[-1] == 3 else x)[..., 0]
 
     # Records are parsed by the hundred; `as_dataset` takes them one at a time, which takes three times as long.
