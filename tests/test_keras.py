@@ -1,0 +1,110 @@
+"""The model as anyone's Keras model: trained, evaluated, saved and loaded, compiled or not."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_ldiaf import LDIAF
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, images):
+    """A model with every part after one epoch, and its batches, of which the last is smaller."""
+    keras.utils.set_random_seed(0)
+    data = tf.data.Dataset.from_tensor_slices(images(12)).batch(8)
+    model = LDIAF(tiny(num_nodes=2, structure_epochs=2, final_temperature=0.5)).compile(run_eagerly=True)
+    model.fit(data, initial_epoch=1, epochs=2, verbose=0)
+    return model, data
+
+
+def test_five_lines_of_plain_keras(tiny, images):
+    """Two images learned by heart: from 9 fair coins, 6.2 nats, to log 2, as if by anyone's Keras model."""
+    keras.utils.set_random_seed(0)
+    data = tf.data.Dataset.from_tensor_slices(np.tile(images(2), (16, 1, 1))).batch(32).repeat(100)
+    model = LDIAF(tiny("vae", learning_rate=0.03, jit_compile=True)).compile()
+    before = model.evaluate(data.take(20), return_dict=True, verbose=0)
+    model.fit(data, epochs=2, verbose=0)
+    after = model.evaluate(data.take(20), return_dict=True, verbose=0)
+    assert {"elbo", "reconstruction", "kl"} <= set(after)
+    assert after["elbo"] == pytest.approx(after["reconstruction"] - after["kl"], abs=1e-4)
+    assert before["elbo"] < -5
+    assert -1.5 < after["elbo"] < -np.log(2)
+
+
+def test_evaluation_reports_the_mean_over_images_and_repeats_itself(trained):
+    model, data = trained
+    found = model.evaluate(data, return_dict=True, verbose=0)
+    assert found == model.evaluate(data, return_dict=True, verbose=0)
+    draws = [model.bounds(x, 500)["elbo"] for x in data]
+    expected = np.concatenate(draws).mean()
+    spread = np.concatenate([model(x, num_samples=500).elbo() for x in data], axis=1).std()
+    # One draw for each of 12 images, 5 standard errors: error rate 6e-7.
+    assert abs(found["elbo"] - expected) < 5 * spread / np.sqrt(12)
+
+
+def test_padding_of_weight_zero_leaves_evaluation_unchanged(trained, images):
+    """What fills the padding does not matter; a weight that does count, does."""
+    model, _ = trained
+    x, weight = images(8), np.array([1, 1, 1, 1, 1, 0, 0, 0], "float32")
+
+    def evaluate(x, weight):
+        data = tf.data.Dataset.from_tensors((x, x, weight))
+        return model.evaluate(data, return_dict=True, verbose=0)
+
+    other = np.concatenate([x[:5], 1 - x[5:]])
+    assert evaluate(x, weight) == evaluate(other, weight)
+    assert evaluate(x, np.ones(8, "float32")) != evaluate(other, np.ones(8, "float32"))
+    seed = tf.random.fold_in([0, 1], 0)
+    terms = model(x, seed=seed)
+    assert evaluate(x, weight)["elbo"] == pytest.approx(np.mean(terms.elbo()[0, :5]), abs=1e-4)
+
+
+def test_saved_model_is_the_model_with_its_optimizer(trained, images, tmp_path):
+    model, _ = trained
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    assert copy.config == model.config
+    for term, again in zip(model(images(4), seed=(1, 2)), copy(images(4), seed=(1, 2)), strict=True):
+        np.testing.assert_array_equal(term, again)
+    assert int(copy.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    assert len(copy.optimizer.variables) == len(model.optimizer.variables) > len(model.trainable_variables)
+    for variable, again in zip(model.optimizer.variables, copy.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(variable, again)
+    assert float(copy.temperature) == float(model.temperature) == 0.5
+
+
+def test_saved_model_keeps_its_fixed_gates(tiny, images, tmp_path):
+    adjacency = [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
+    model = LDIAF(tiny("graph_vae"), adjacency)
+    model(images(3))
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(copy.gates.adjacency(), adjacency)
+    np.testing.assert_array_equal(copy.encode(images(3)), model.encode(images(3)))
+
+
+def test_xla_computes_the_same(trained, images):
+    """XLA draws other numbers from the same seed: what is not drawn agrees exactly, and the ELBO in its mean."""
+    model, _ = trained
+    x = tf.constant(images(8))
+    codes, elbos = [], []
+    for jit_compile in (True, False):
+        compiled = tf.function(jit_compile=jit_compile)(lambda x: (model.encode(x), model(x, num_samples=500).elbo()))
+        code, elbo = compiled(x)
+        codes.append(code)
+        elbos.append(elbo.numpy().astype("float64"))
+    np.testing.assert_allclose(codes[0], codes[1], atol=1e-5)
+    error = np.sqrt(sum(elbo.var(axis=0) for elbo in elbos) / 500)
+    # 8 images, 5 standard errors: error rate 5e-6.
+    assert (np.abs(elbos[0].mean(axis=0) - elbos[1].mean(axis=0)) < 5 * error).all()
+
+
+def test_steps_draw_anew(tiny, images):
+    """The same batch twice, at a learning rate of nearly zero: only the draws of z can change the ELBO."""
+    model = LDIAF(tiny("vae", learning_rate=1e-30)).compile(run_eagerly=True)
+    elbos = []
+    for _ in range(2):
+        elbos.append(model.train_on_batch(images(8), return_dict=True)["elbo"])
+        model.reset_metrics()
+    assert abs(elbos[0] - elbos[1]) > 1e-3
