@@ -45,16 +45,25 @@ def _placed(slice_n, stack, n):
 
 @tf.custom_gradient
 def _dense_at(inputs, kernel, bias, n) -> typing.Any:
-    """inputs @ kernel[n] + bias[n]; as in `at`, no copy of a kernel is kept for the derivative."""
+    """inputs @ kernel[n] + bias[n]; as in `at`, no copy of a kernel is kept for the derivative.
+
+    A bias that all rows share is taken by a product with a one-hot row. XLA on a CPU draws a slice at a loop's index
+    into the elementwise operations that use it and reads the index for every element; they cannot be vectorised then,
+    and a step of a flow takes five times as long.
+    """
+    is_shared = bias.shape[1] == 1
+    place = tf.one_hot([n], bias.shape[0])
 
     def gradient(upstream):
         rows = [tf.reshape(part, [-1, part.shape[-1]]) for part in (inputs, upstream)]
         by_inputs = tf.tensordot(upstream, kernel[n], [[-1], [1]])
         by_kernel = tf.matmul(*rows, transpose_a=True)
-        by_bias = tf.reduce_sum(tf.reshape(upstream, tf.concat([[-1], tf.shape(bias)[1:]], axis=0)), axis=0)
-        return by_inputs, _placed(by_kernel, kernel, n), _placed(by_bias, bias, n), None
+        by_row = tf.reduce_sum(tf.reshape(upstream, tf.concat([[-1], tf.shape(bias)[1:]], axis=0)), axis=0)
+        by_bias = tf.matmul(place, by_row, transpose_a=True)[:, tf.newaxis] if is_shared else _placed(by_row, bias, n)
+        return by_inputs, _placed(by_kernel, kernel, n), by_bias, None
 
-    return tf.tensordot(inputs, kernel[n], 1) + bias[n], gradient
+    row = tf.matmul(place, bias[:, 0]) if is_shared else bias[n]
+    return tf.tensordot(inputs, kernel[n], 1) + row, gradient
 
 
 def dense_network(weights, inputs, n=None):
