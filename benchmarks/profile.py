@@ -2,16 +2,20 @@
 
 Prints milliseconds of each kind of operation, summed over threads; a product that spreads over threads counts on
 the one that began it. Adam is the kinds with `divide` and most of `multiply_add`; `dynamic-` is the loop over nodes.
+Then the time in which a matrix product is being computed, whatever else is, beside what its FLOPs take at the rate of
+a large product: what part of the limit would be reached if all else cost nothing.
 """
 
 import collections
 import pathlib
 import re
+import statistics
 import tempfile
 
 import numpy as np
 
 from benchmarks import peer_tf_ldiaf, peers
+from benchmarks.speed import matrix_product_rate
 
 # In XLA's trace, on top of its operations.
 _AROUND = re.compile(
@@ -52,6 +56,20 @@ def print_kinds(events, times, what):
         print(f"{milliseconds:8.3f} ms  {kind}")
 
 
+def print_products(events, times, flops):
+    """What part of the limit products alone would reach; `flops` of each of `times` equal pieces of work."""
+    rate = statistics.median(matrix_product_rate() for _ in range(9))
+    busy = until = 0.0
+    for start, end, name in events:
+        if re.match(r"MatMul|dot", name) and end > until:
+            busy, until = busy + end - max(start, until), end
+    busy, limit = busy / times, flops / rate * 1e3
+    print(
+        f"Products are under way for {busy:.2f} ms. At {rate / 1e9:.0f} GFLOP/s, a large one's rate, they would take "
+        f"{limit:.2f} ms: {limit / busy:.0%} of the limit if all else cost nothing."
+    )
+
+
 def main():
     batch_size, steps = 128, 25
     images = np.random.default_rng(0).integers(0, 2, (48_000, 784)).astype("uint8")
@@ -60,9 +78,11 @@ def main():
     contender.log_likelihood(images[:batch_size], 100)
     events = trace(lambda: contender.log_likelihood(images[:batch_size], 100))
     print_kinds(events, 1, f"for the log-likelihood of {batch_size} images, S = 100")
+    print_products(events, 1, batch_size * peers.likelihood_flops(peers.SIZES, 100))
     contender.train(steps)
     events = trace(lambda: contender.train(steps))
     print_kinds(events, steps, f"a step of {batch_size} images")
+    print_products(events, steps, batch_size * peers.training_flops(peers.SIZES))
     print("One step: begin and length of all that takes 0.05 ms or more. The gaps are the loops over nodes.")
     names = collections.Counter(name for _, _, name in events)
     first = next(name for _, _, name in events if "MatMul" in name and names[name] == steps)  # the encoder's
