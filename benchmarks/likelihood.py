@@ -8,6 +8,7 @@ different binarisations never share a table.
 """
 
 import argparse
+import collections
 import fnmatch
 import itertools
 import json
@@ -115,6 +116,48 @@ def table(data, results):
     return "\n".join(lines)
 
 
+def over_seeds(data, results):
+    """Of the methods of one binarisation with several seeds: means, their spread, and how far the graphs agree.
+
+    Empty if no method has several.
+    """
+    seeds = collections.defaultdict(list)
+    for name, found in results.items():
+        of, method, _ = name.split("/")
+        if of == data:
+            seeds[method].append(found)
+    seeds = {method: runs for method, runs in seeds.items() if len(runs) > 1}
+    if not seeds:
+        return ""
+    lines = [
+        f"| {data}: method | seeds | ELBO | LL, S = 100 | edges | in all seeds | in any |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, runs in seeds.items():
+        bounds = []
+        for name in ("test_elbo", "test_log_likelihood"):
+            values = [run["evaluations"]["100"][name] for run in runs]
+            bounds.append(f"{np.mean(values):.2f}, sd {np.std(values, ddof=1):.2f}")
+        graphs = np.array([run["adjacency"] for run in runs])
+        edges = ", ".join(str(round(graph.sum())) for graph in graphs)
+        agreed = f"{round(graphs.min(axis=0).sum())} | {round(graphs.max(axis=0).sum())}"
+        lines.append(f"| `{method}` | {len(runs)} | {' | '.join(bounds)} | {edges} | {agreed} |")
+    for better, base in (("ldiaf", "graph_vae"), ("ldiaf", "ldiaf, random edges")):
+        if better in seeds and base in seeds:
+            lines += ["", f"`{better}` less `{base}`: {difference(seeds[better], seeds[base])}."]
+    return "\n".join(lines)
+
+
+def difference(runs, others):
+    """Of the means over seeds, with the standard error that the spread between seeds gives it (Welch)."""
+    parts = []
+    for name, label in (("test_elbo", "ELBO"), ("test_log_likelihood", "LL")):
+        samples = [[run["evaluations"]["100"][name] for run in group] for group in (runs, others)]
+        stderr = np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in samples))
+        parts.append(f"{label} {np.mean(samples[0]) - np.mean(samples[1]):+.2f} +- {stderr:.2f}")
+    return ", ".join(parts)
+
+
 def number(metrics, name):
     return f"{metrics[f'test_{name}']:.2f} +- {metrics[f'test_{name}_stderr']:.2f}"
 
@@ -140,7 +183,7 @@ def main():
             write_atomically(file, json.dumps(results, indent=1))
     for data in DATA:
         if any(name.startswith(f"{data}/") for name in results):
-            print(table(data, results), end="\n\n")
+            print(table(data, results), over_seeds(data, results), sep="\n\n", end="\n\n")
 
 
 if __name__ == "__main__":

@@ -80,3 +80,26 @@ def test_full_and_empty_graphs_need_no_learned_one():
     assert [likelihood.given_graph(name, "0", None)[1] for name in ("all edges", "no edges")] == [
         "--edges=all", "--edges=none",
     ]  # fmt: skip
+
+
+def test_means_over_seeds_their_differences_and_how_far_graphs_agree():
+    def run(elbo, log_likelihood, *edges):
+        adjacency = np.zeros((3, 3))
+        adjacency[tuple(np.transpose(edges))] = 1
+        evaluation = {"test_elbo": elbo, "test_log_likelihood": log_likelihood}
+        return {"evaluations": {"100": evaluation}, "adjacency": adjacency.tolist()}
+
+    results = {
+        "threshold/graph_vae/0": run(-72.0, -68.0, (0, 1)),
+        "threshold/graph_vae/1": run(-73.0, -68.4, (0, 2), (0, 1)),
+        "threshold/ldiaf/0": run(-71.0, -67.0, (0, 1), (1, 2)),
+        "threshold/ldiaf/1": run(-71.6, -67.4, (0, 1), (0, 2)),
+        "threshold/vae/0": run(-75.0, -70.0, (0, 1)),
+        "static/ldiaf/1": run(-90.0, -86.0, (0, 1)),
+    }
+    text = likelihood.over_seeds("threshold", results)
+    assert "| `graph_vae` | 2 | -72.50, sd 0.71 | -68.20, sd 0.28 | 1, 2 | 1 | 2 |" in text
+    assert "| `ldiaf` | 2 | -71.30, sd 0.42 | -67.20, sd 0.28 | 2, 2 | 1 | 3 |" in text
+    assert "`ldiaf` less `graph_vae`: ELBO +1.20 +- 0.58, LL +1.00 +- 0.28." in text
+    assert "`vae`" not in text
+    assert likelihood.over_seeds("static", results) == ""
