@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.gates import _RATE, Gates, adjacency_of, all_gates_open
+from tf_ldiaf.gates import _LARGEST_LOGIT, _RATE, Gates, adjacency_of, all_gates_open
 
 
 def make(num_nodes=4, logits=None, **kwargs):
@@ -88,6 +88,20 @@ def test_adjacency_is_the_most_probable_graph_and_a_half_is_open():
     logits[0, 1], logits[0, 2], logits[1, 3] = -1e-3, 1e-3, -40
     expected = [[0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
     np.testing.assert_array_equal(make(logits=logits).adjacency(), expected)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_decision_can_be_reversed(sign):
+    """A thousand steps one way leave the logits at their bound, from which steps the other way bring them back."""
+    gates = make(3)
+    optimizer = keras.optimizers.Adam(0.01)
+    variable = gates.scaled_logits
+    for _ in range(1000):
+        optimizer.apply([sign * tf.ones([3, 3])], [variable])
+    np.testing.assert_allclose(gates.gate_logits, -sign * _LARGEST_LOGIT, rtol=1e-6)
+    for _ in range(200):
+        optimizer.apply([-sign * tf.ones([3, 3])], [variable])
+    assert (sign * gates.gate_logits.numpy() > 0).all()
 
 
 def test_fixed_gates_are_the_given_ones_and_have_no_weights():

@@ -108,9 +108,7 @@ class Config:
     node_units: tuple[int, ...] = _setting((64,), "Hidden widths of every top-down and bottom-up network.", low=1)
     flow_units: tuple[int, ...] = _setting((64, 64), "Hidden widths of every masked network.", low=1, needs=_FLOWS)
     context_dim: int = _setting(32, "Width of h, what a node's flow is told of the image.", low=1, needs=_FLOWS)
-    initial_gate_prob: float = _setting(
-        0.5, "Gate probability at the start.", low=0, high=1, open_low=True, open_high=True, needs=_GATES
-    )
+    initial_gate_prob: float = _setting(0.95, "Gate probability at the start.", low=0.05, high=0.95, needs=_GATES)
     final_temperature: float = _setting(
         0.1,
         "The gates' temperature falls from 1 to this, geometrically, over --structure_epochs.",

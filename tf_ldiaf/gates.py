@@ -10,7 +10,9 @@ import tensorflow_probability as tfp
 tfd = tfp.distributions
 
 # Gate logits move as many times as fast as weights: at the weights' rate, gates are undecided after 700 steps.
-_RATE = 20.0
+_RATE = 5.0
+# They stay within this of 0, probabilities between 0.05 and 0.95: what seemed decided can still be reversed.
+_LARGEST_LOGIT = 3.0
 
 
 def all_gates_open(num_nodes: int) -> np.ndarray:
@@ -55,7 +57,8 @@ class Gates(keras.layers.Layer):
 
     Args:
         num_nodes: N.
-        initial_prob: gate probability before learning, in (0, 1).
+        initial_prob: gate probability before learning, in [0.05, 0.95]. High, because a gate that opens and shuts
+            makes a node's prior noisy; the node then collapses, and edges of a node that says nothing are worth nothing.
         adjacency: [N, N] of 0 and 1, strictly upper triangular, to fix the gates; None to learn them.
 
     Raises:
@@ -65,7 +68,7 @@ class Gates(keras.layers.Layer):
         is Maddison et al. 2017, arXiv 1611.00712.
     """
 
-    def __init__(self, num_nodes, initial_prob=0.5, adjacency=None, **kwargs):
+    def __init__(self, num_nodes, initial_prob=0.95, adjacency=None, **kwargs):
         super().__init__(**kwargs)
         self.num_nodes = num_nodes
         self.initial_prob = initial_prob
@@ -83,8 +86,12 @@ class Gates(keras.layers.Layer):
     def build(self, input_shape=None):
         if self.fixed is None:
             start = np.log(self.initial_prob) - np.log1p(-self.initial_prob)
+            bound = _LARGEST_LOGIT / _RATE
             self.scaled_logits = self.add_weight(
-                name="scaled_logits", shape=self.possible.shape, initializer=keras.initializers.Constant(start / _RATE)
+                name="scaled_logits",
+                shape=self.possible.shape,
+                initializer=keras.initializers.Constant(start / _RATE),
+                constraint=lambda scaled_logits: keras.ops.clip(scaled_logits, -bound, bound),
             )
         self.built = True
 
