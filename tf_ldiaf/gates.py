@@ -58,7 +58,7 @@ class Gates(keras.layers.Layer):
     Args:
         num_nodes: N.
         initial_prob: gate probability before learning, in [0.05, 0.95]. High, because a gate that opens and shuts
-            makes a node's prior noisy; the node then collapses, and edges of a node that says nothing are worth nothing.
+            makes its node's prior noisy; the node collapses, and edges of a node that says nothing are worth nothing.
         adjacency: [N, N] of 0 and 1, strictly upper triangular, to fix the gates; None to learn them.
 
     Raises:
