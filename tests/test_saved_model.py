@@ -161,7 +161,7 @@ def test_model_card_has_numbers_graph_and_settings(run, exported):
     assert "z2 -> z1 (0." in card
     assert "`digits`, binarisation `threshold`" in card
     assert " ".join(run.read_config().to_flags()) in card
-    for name in ("samples.png", "graph.png"):
+    for name in ("samples.png", "graph.png", "curves.png"):
         assert f"({name})" in card
         assert Image.open(exported / name).size[0] > 100
     assert not (exported.parent / "model.part").exists()

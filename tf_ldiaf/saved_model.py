@@ -61,7 +61,7 @@ def occupied(path, overwrite: bool) -> bool:
 
 
 def export(folder: RunFolder, out) -> None:
-    """Writes the best weights of a run to `out`, with its graph and a model card (README.md).
+    """Writes the best weights of a run to `out`, with its graph, curves and a model card (README.md).
 
     Raises:
         ConfigError: the run has no model yet, or `out` cannot be written.
@@ -80,6 +80,7 @@ def export(folder: RunFolder, out) -> None:
         pictures.save_graph(graph, scratch / "graph.png")
         samples = pictures.grid(model.sample(64, seed=0)["probs"])
         (scratch / "samples.png").write_bytes(pictures.as_png(samples))
+        (scratch / "curves.png").write_bytes(pictures.as_png(pictures.draw_curves(folder.read_history())))
         (scratch / "README.md").write_text(_card(folder, model, out.name, graph))
         if out.exists():
             shutil.rmtree(out)
@@ -123,6 +124,8 @@ Versions: {", ".join(f"{package} {version}" for package, version in info["versio
 ## Numbers
 
 {numbers}
+
+![ELBO by epoch](curves.png)
 
 ## Latent graph
 
