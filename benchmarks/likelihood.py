@@ -46,13 +46,13 @@ def command(name, *arguments):
 
 
 def given_graph(graph, seed, learned):
-    """Flags of the graph `all edges`, `no edges` or `random edges`, of which there are as many as in `learned`."""
+    """The flag of the graph `all edges`, `no edges` or `random edges`, of which there are as many as in `learned`."""
     edges = {"all edges": "all", "no edges": "none"}.get(graph)
     if edges is None:
         possible = list(itertools.combinations(range(1, len(learned) + 1), 2))
         drawn = np.random.default_rng(int(seed)).choice(possible, round(np.sum(learned)), replace=False)
         edges = ",".join(f"{parent}-{child}" for child, parent in drawn)
-    return ["--edge_cost=0", f"--edges={edges}"]
+    return f"--edges={edges}"
 
 
 def row(name, folder, data_dir, num_samples, results):
@@ -67,7 +67,7 @@ def row(name, folder, data_dir, num_samples, results):
     else:
         flags = [f"--flagfile=configs/mnist_{method}.cfg", f"--seed={seed}", f"--data_dir={data_dir}", *DATA[data]]
         if graph:
-            flags += given_graph(graph, seed, results.get(learned, {}).get("adjacency"))
+            flags.append(given_graph(graph, seed, results.get(learned, {}).get("adjacency")))
         command("train", f"--run_dir={folder.path}", "--overwrite", *flags)
     evaluations = {}
     for num in num_samples:

@@ -118,7 +118,7 @@ class Config:
         needs=_GATES,
     )
     edge_cost: float = _setting(
-        0.0,
+        0.35,
         "Price of an open gate while gates are learned, nats per image; it comes in as the temperature falls.",
         low=0,
         needs=_GATES,
