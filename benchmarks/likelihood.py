@@ -51,7 +51,7 @@ def given_graph(graph, seed, learned):
     if edges is None:
         possible = list(itertools.combinations(range(1, len(learned) + 1), 2))
         drawn = np.random.default_rng(int(seed)).choice(possible, round(np.sum(learned)), replace=False)
-        edges = ",".join(f"{parent}-{child}" for child, parent in drawn)
+        edges = ",".join(f"{parent}-{child}" for child, parent in drawn) or "none"
     return f"--edges={edges}"
 
 
@@ -75,7 +75,7 @@ def row(name, folder, data_dir, num_samples, results):
             *("evaluate", f"--run_dir={folder.path}", f"--data_dir={data_dir}"),
             *(f"--num_importance_samples={num}", "--batch_size=500"),
         )
-        evaluations[num] = folder.read_metrics()
+        evaluations[str(num)] = folder.read_metrics()  # as JSON has it
     config, history = folder.read_config(), folder.read_history()
     found = {
         "flags": [flag for flag in config.to_flags() if not flag.startswith("--data_dir")],
@@ -104,10 +104,10 @@ def table(data, results):
         of, method, seed = name.split("/")
         if of != data:
             continue
-        evaluations = {int(num): metrics for num, metrics in found["evaluations"].items()}
-        first = evaluations[100]
+        evaluations = found["evaluations"]
+        first = evaluations["100"]
         bounds = [number(first, "elbo")]
-        bounds += [number(evaluations[num], "log_likelihood") if num in evaluations else "-" for num in sizes]
+        bounds += [number(evaluations[str(num)], "log_likelihood") if str(num) in evaluations else "-" for num in sizes]
         kl = ", ".join(f"{value:.1f}" for value in first["test_kl_per_node"])
         edges = round(np.sum(found["adjacency"])) if "adjacency" in found else "-"
         cells = [f"`{method}`, {seed}", f"{first['num_parameters']:,}", " + ".join(map(str, found["epochs"])), *bounds]
@@ -138,10 +138,12 @@ def over_seeds(data, results):
         for name in ("test_elbo", "test_log_likelihood"):
             values = [run["evaluations"]["100"][name] for run in runs]
             bounds.append(f"{np.mean(values):.2f}, sd {np.std(values, ddof=1):.2f}")
-        graphs = np.array([run["adjacency"] for run in runs])
-        edges = ", ".join(str(round(graph.sum())) for graph in graphs)
-        agreed = f"{round(graphs.min(axis=0).sum())} | {round(graphs.max(axis=0).sum())}"
-        lines.append(f"| `{method}` | {len(runs)} | {' | '.join(bounds)} | {edges} | {agreed} |")
+        edges = ["-"] * 3
+        if "adjacency" in runs[0]:
+            graphs = np.array([run["adjacency"] for run in runs])
+            edges = [", ".join(str(round(graph.sum())) for graph in graphs)]
+            edges += [str(round(agreed.sum())) for agreed in (graphs.min(axis=0), graphs.max(axis=0))]
+        lines.append(f"| `{method}` | {len(runs)} | {' | '.join([*bounds, *edges])} |")
     for better, base in (("ldiaf", "graph_vae"), ("ldiaf", "ldiaf, random edges")):
         if better in seeds and base in seeds:
             lines += ["", f"`{better}` less `{base}`: {difference(seeds[better], seeds[base])}."]

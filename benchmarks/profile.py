@@ -56,14 +56,19 @@ def print_kinds(events, times, what):
         print(f"{milliseconds:8.3f} ms  {kind}")
 
 
+def covered(intervals):
+    """The length of what (start, end) intervals cover together; by start, ascending."""
+    length, until = 0.0, -float("inf")
+    for start, end in intervals:
+        length, until = length + max(0.0, end - max(start, until)), max(until, end)
+    return length
+
+
 def print_products(events, times, flops):
     """What part of the limit products alone would reach; `flops` of each of `times` equal pieces of work."""
     rate = statistics.median(matrix_product_rate() for _ in range(9))
-    busy = until = 0.0
-    for start, end, name in events:
-        if re.match(r"MatMul|dot", name) and end > until:
-            busy, until = busy + end - max(start, until), end
-    busy, limit = busy / times, flops / rate * 1e3
+    busy = covered((start, end) for start, end, name in events if re.match(r"MatMul|dot", name)) / times
+    limit = flops / rate * 1e3
     print(
         f"Products are under way for {busy:.2f} ms. At {rate / 1e9:.0f} GFLOP/s, a large one's rate, they would take "
         f"{limit:.2f} ms: {limit / busy:.0%} of the limit if all else cost nothing."

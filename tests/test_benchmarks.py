@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import likelihood, oracle, peers
+from benchmarks import likelihood, oracle, peers, profile
 from tf_ldiaf import Config
 
 
@@ -75,6 +75,10 @@ def test_a_random_graph_has_as_many_edges_as_the_learned_one(seed):
     assert len(config.fixed_edges) == 4
 
 
+def test_a_random_graph_beside_a_learned_one_without_edges_is_empty():
+    assert likelihood.given_graph("random edges", "0", np.zeros((3, 3)).tolist()) == "--edges=none"
+
+
 def test_full_and_empty_graphs_need_no_learned_one():
     assert [likelihood.given_graph(name, "0", None) for name in ("all edges", "no edges")] == [
         "--edges=all", "--edges=none",
@@ -84,7 +88,8 @@ def test_full_and_empty_graphs_need_no_learned_one():
 def test_means_over_seeds_their_differences_and_how_far_graphs_agree():
     def run(elbo, log_likelihood, *edges):
         adjacency = np.zeros((3, 3))
-        adjacency[tuple(np.transpose(edges))] = 1
+        for edge in edges:
+            adjacency[edge] = 1
         evaluation = {"test_elbo": elbo, "test_log_likelihood": log_likelihood}
         return {"evaluations": {"100": evaluation}, "adjacency": adjacency.tolist()}
 
@@ -102,3 +107,10 @@ def test_means_over_seeds_their_differences_and_how_far_graphs_agree():
     assert "`ldiaf` less `graph_vae`: ELBO +1.20 +- 0.58, LL +1.00 +- 0.28." in text
     assert "`vae`" not in text
     assert likelihood.over_seeds("static", results) == ""
+    plain = {f"static/vae/{seed}": {"evaluations": run(-90.0 - seed, -86.0)["evaluations"]} for seed in (0, 1)}
+    assert "| `vae` | 2 | -90.50, sd 0.71 | -86.00, sd 0.00 | - | - | - |" in likelihood.over_seeds("static", plain)
+
+
+def test_what_overlapping_intervals_cover_counts_once():
+    assert profile.covered([(-5, -4), (0, 4), (1, 2), (3, 6), (6, 7), (10, 11)]) == 9
+    assert profile.covered([]) == 0

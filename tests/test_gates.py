@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_ldiaf import Config
 from tf_ldiaf.gates import _LARGEST_LOGIT, _RATE, Gates, adjacency_of, all_gates_open
 
 
 def make(num_nodes=4, logits=None, **kwargs):
-    gates = Gates(num_nodes, **kwargs)
+    gates = Gates(num_nodes, **{"initial_prob": 0.5} | kwargs)
     gates.build()
     if logits is not None:
         gates.scaled_logits.assign(np.broadcast_to(logits, (num_nodes, num_nodes)) / _RATE)
@@ -104,6 +105,13 @@ def test_a_decision_can_be_reversed(sign):
     assert (sign * gates.gate_logits.numpy() > 0).all()
 
 
+@pytest.mark.parametrize("initial_prob", [0.05, 0.95])
+def test_all_probabilities_that_the_config_admits_are_within_the_bound(initial_prob):
+    Config(initial_gate_prob=initial_prob)
+    gates = make(initial_prob=initial_prob)
+    assert (abs(gates.gate_logits.numpy()) < _LARGEST_LOGIT).all()
+
+
 def test_fixed_gates_are_the_given_ones_and_have_no_weights():
     adjacency = [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
     gates = make(3, adjacency=adjacency)
@@ -126,7 +134,7 @@ def test_fixed_gates_are_the_given_ones_and_have_no_weights():
 )
 def test_bad_adjacency_is_refused(adjacency, words):
     with pytest.raises(ValueError, match=words):
-        Gates(3, adjacency=adjacency)
+        Gates(3, 0.5, adjacency)
 
 
 @pytest.mark.parametrize("adjacency", [None, [[0, 1], [0, 0]]])

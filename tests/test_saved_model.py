@@ -1,6 +1,7 @@
 """SavedModel, sampling and evaluation of one small trained run."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -20,9 +21,7 @@ NUM_SAMPLES = 5
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A trained run with metrics.json; two nodes whose gate is open, so that there is an edge to orient."""
-    config = tiny(
-        num_nodes=2, num_flow_steps=1, limit_train=256, batch_size=32, learning_rate=0.02, initial_gate_prob=0.9
-    )
+    config = tiny(num_nodes=2, num_flow_steps=1, limit_train=256, batch_size=32, learning_rate=0.02)
     folder = RunFolder(tmp_path_factory.mktemp("run") / "ldiaf")
     folder.create(config)
     training.train(config, data.load(config)._replace(test=None), folder)
@@ -109,6 +108,9 @@ def test_evaluation_of_a_run_without_a_model(run, tmp_path):
     with pytest.raises(ConfigError, match=r"must hold a trained model.*no checkpoint yet"):
         evaluation.evaluate(folder, 1, 100)
     with pytest.raises(ConfigError, match=r"must hold a trained model.*no checkpoint yet"):
+        saved_model.export(folder, tmp_path / "out")
+    shutil.copytree(run.path / "checkpoints", folder.path / "checkpoints", dirs_exist_ok=True)
+    with pytest.raises(ConfigError, match=r"must hold the history of its training.*which has none"):
         saved_model.export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

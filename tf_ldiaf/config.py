@@ -154,15 +154,17 @@ class Config:
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         self._fill_in_method()
         for field in dataclasses.fields(self):
-            missing = {_FLOWS: not self.num_flow_steps, _GATES: not self.learns_gates}
-            needs = field.metadata["needs"]
-            if needs and missing[needs] and getattr(self, field.name) != field.default:
-                value = _to_text(getattr(self, field.name))
+            if not self._uses(field) and getattr(self, field.name) != field.default:
+                needs, value = field.metadata["needs"], _to_text(getattr(self, field.name))
                 raise ConfigError(f"--{field.name} needs {needs}, which this {self.method} lacks. Received: {value}.")
         if self.weight_decay and self.optimizer != "adamw":
             raise ConfigError(
                 f"--weight_decay needs --optimizer=adamw. Received: {self.weight_decay} with {self.optimizer}."
             )
+
+    def _uses(self, field: dataclasses.Field) -> bool:
+        """Whether the model has what the setting needs."""
+        return {"": True, _FLOWS: bool(self.num_flow_steps), _GATES: self.learns_gates}[field.metadata["needs"]]
 
     def _fill_in_method(self) -> None:
         method = _METHODS[self.method]
@@ -222,8 +224,9 @@ class Config:
         return path.name if is_file else self.dataset
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as JSON types; `from_json` is the inverse."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """The settings that the model uses, as JSON types; `from_json` is the inverse."""
+        used = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if self._uses(field)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in used.items()}
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:

@@ -11,7 +11,7 @@ tfd = tfp.distributions
 
 # Gate logits move as many times as fast as weights: at the weights' rate, gates are undecided after 700 steps.
 _RATE = 5.0
-# They stay within this of 0, probabilities between 0.05 and 0.95: what seemed decided can still be reversed.
+# They stay within this of 0, probabilities between about 0.05 and 0.95: what seemed decided can still be reversed.
 _LARGEST_LOGIT = 3.0
 
 
@@ -68,7 +68,7 @@ class Gates(keras.layers.Layer):
         is Maddison et al. 2017, arXiv 1611.00712.
     """
 
-    def __init__(self, num_nodes, initial_prob=0.95, adjacency=None, **kwargs):
+    def __init__(self, num_nodes, initial_prob, adjacency=None, **kwargs):
         super().__init__(**kwargs)
         self.num_nodes = num_nodes
         self.initial_prob = initial_prob

@@ -49,7 +49,7 @@ def _dense_at(inputs, kernel, bias, n) -> typing.Any:
 
     A bias that all rows share is taken by a product with a one-hot row. XLA on a CPU draws a slice at a loop's index
     into the elementwise operations that use it and reads the index for every element; they cannot be vectorised then,
-    and a step of a flow takes five times as long.
+    and what a step of a flow does between products takes several times as long.
     """
     is_shared = bias.shape[1] == 1
     place = tf.one_hot([n], bias.shape[0])

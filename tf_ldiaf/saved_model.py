@@ -64,9 +64,11 @@ def export(folder: RunFolder, out) -> None:
     """Writes the best weights of a run to `out`, with its graph, curves and a model card (README.md).
 
     Raises:
-        ConfigError: the run has no model yet, or `out` cannot be written.
+        ConfigError: the run has no model or no history, or `out` cannot be written.
     """
-    model = evaluation.load_best(folder)
+    model, rows = evaluation.load_best(folder), folder.read_history()
+    if not rows:
+        raise ConfigError(f"--run_dir must hold the history of its training. Received: {folder.path}, which has none.")
     served = ServedModel(model)
     signatures = {name: getattr(served, name) for name in ("sample", "encode", "reconstruct", "log_likelihood")}
     out = pathlib.Path(out)
@@ -80,7 +82,7 @@ def export(folder: RunFolder, out) -> None:
         pictures.save_graph(graph, scratch / "graph.png")
         samples = pictures.grid(model.sample(64, seed=0)["probs"])
         (scratch / "samples.png").write_bytes(pictures.as_png(samples))
-        (scratch / "curves.png").write_bytes(pictures.as_png(pictures.draw_curves(folder.read_history())))
+        (scratch / "curves.png").write_bytes(pictures.as_png(pictures.draw_curves(rows)))
         (scratch / "README.md").write_text(_card(folder, model, out.name, graph))
         if out.exists():
             shutil.rmtree(out)
@@ -104,6 +106,7 @@ def _card(folder, model, name, graph):
         numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run when this was exported."
     settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())
     edges = ", ".join(f"{a} -> {b} ({w:.2f})" for a, b, w in graph.edges(data="weight")) or "none"
+    no_validation = " (the validation images were trained on like the others)" if not config.validation_fraction else ""
     learned = "learned (edge, gate probability)" if config.learns_gates else "fixed"
     return f"""# {name}
 
@@ -125,7 +128,9 @@ Versions: {", ".join(f"{package} {version}" for package, version in info["versio
 
 {numbers}
 
-![ELBO by epoch](curves.png)
+ELBO by epoch{no_validation}:
+
+![curves](curves.png)
 
 ## Latent graph
 
