@@ -2,9 +2,9 @@
 
 Trains and evaluates each row with the shipped commands and configs/mnist_*.cfg. A row that was stopped goes on from its
 checkpoint, and one that is in the results is skipped, so the same command may be given again at any time. Rows are
-called DATA/METHOD/SEED; PATTERN is as in a shell, threshold/* or */ldiaf/0. METHOD may name a graph that is given
-instead of learned: the seed of "random edges" also draws them, as many as were learned in row DATA/METHOD/0. Numbers on
-different binarisations never share a table.
+called DATA/METHOD/SEED; PATTERN is as in a shell, threshold/* or */ldiaf/0. METHOD may say how it comes to its graph:
+learned at another price, or given. The seed of "random edges" also draws them, as many as the priced row of seed 0
+learned. Numbers on different binarisations never share a table.
 """
 
 import argparse
@@ -29,9 +29,11 @@ DATA = {
     "static": ["--dataset=binarized_mnist", "--binarization=none"],
     "dynamic": ["--binarization=dynamic"],
 }
+_PRICED = "ldiaf, price 0.7"
 # Of each row: S of the log-likelihoods.
 ROWS = {f"threshold/{method}/0": [100] for method in METHODS}
 ROWS |= {f"threshold/{method}/{seed}": [100] for method in ("graph_vae", "ldiaf") for seed in (1, 2)}
+ROWS |= {f"threshold/{_PRICED}/0": [100]}
 ROWS |= {f"threshold/ldiaf, {edges} edges/0": [100] for edges in ("all", "no")}
 ROWS |= {f"threshold/ldiaf, random edges/{seed}": [100] for seed in range(3)}
 ROWS |= {"threshold, all 60,000 images/ldiaf/0": [100, 1000]}
@@ -45,8 +47,10 @@ def command(name, *arguments):
         sys.exit(done.returncode)
 
 
-def given_graph(graph, seed, learned):
-    """The flag of the graph `all edges`, `no edges` or `random edges`, of which there are as many as in `learned`."""
+def graph_flag(graph, seed, learned):
+    """The flag for `price P`, `all edges`, `no edges` or `random edges`, of which there are as many as in `learned`."""
+    if graph.startswith("price"):
+        return f"--edge_cost={graph.split()[1]}"
     edges = {"all edges": "all", "no edges": "none"}.get(graph)
     if edges is None:
         possible = list(itertools.combinations(range(1, len(learned) + 1), 2))
@@ -59,7 +63,7 @@ def row(name, folder, data_dir, num_samples, results):
     """Trains, or goes on training, then evaluates: what is known of the run."""
     data, method, seed = name.split("/")
     method, _, graph = method.partition(", ")
-    learned = f"{data}/{method}/0"
+    learned = f"{data}/{_PRICED}/0"
     if graph.startswith("random") and learned not in results:
         sys.exit(f"--rows must have {learned} before {name}, which takes its number of edges. Received: {name} alone.")
     if folder.last.is_file():
@@ -67,7 +71,7 @@ def row(name, folder, data_dir, num_samples, results):
     else:
         flags = [f"--flagfile=configs/mnist_{method}.cfg", f"--seed={seed}", f"--data_dir={data_dir}", *DATA[data]]
         if graph:
-            flags.append(given_graph(graph, seed, results.get(learned, {}).get("adjacency")))
+            flags.append(graph_flag(graph, seed, results.get(learned, {}).get("adjacency")))
         command("train", f"--run_dir={folder.path}", "--overwrite", *flags)
     evaluations = {}
     for num in num_samples:

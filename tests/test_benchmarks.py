@@ -70,18 +70,18 @@ def test_the_launch_for_a_gpu_trains_on_its_epochs_images_in_their_order(tiny, i
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
 def test_a_random_graph_has_as_many_edges_as_the_learned_one(seed):
     learned = [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
-    edges = likelihood.given_graph("random edges", seed, learned)
+    edges = likelihood.graph_flag("random edges", seed, learned)
     config = Config(method="ldiaf", num_nodes=4, edges=edges.removeprefix("--edges="))
     assert len(config.fixed_edges) == 4
 
 
 def test_a_random_graph_beside_a_learned_one_without_edges_is_empty():
-    assert likelihood.given_graph("random edges", "0", np.zeros((3, 3)).tolist()) == "--edges=none"
+    assert likelihood.graph_flag("random edges", "0", np.zeros((3, 3)).tolist()) == "--edges=none"
 
 
-def test_full_and_empty_graphs_need_no_learned_one():
-    assert [likelihood.given_graph(name, "0", None) for name in ("all edges", "no edges")] == [
-        "--edges=all", "--edges=none",
+def test_full_empty_and_priced_graphs_need_no_learned_one():
+    assert [likelihood.graph_flag(name, "0", None) for name in ("all edges", "no edges", "price 0.7")] == [
+        "--edges=all", "--edges=none", "--edge_cost=0.7",
     ]  # fmt: skip
 
 
