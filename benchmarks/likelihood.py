@@ -36,7 +36,7 @@ ROWS |= {f"threshold/{method}/{seed}": [100] for method in ("graph_vae", "ldiaf"
 ROWS |= {f"threshold/{_PRICED}/0": [100]}
 ROWS |= {f"threshold/ldiaf, {edges} edges/0": [100] for edges in ("all", "no")}
 ROWS |= {f"threshold/ldiaf, random edges/{seed}": [100] for seed in range(3)}
-ROWS |= {"threshold, all 60,000 images/ldiaf/0": [100, 1000]}
+ROWS |= {"threshold, all 60,000 images/graph_vae/0": [100], "threshold, all 60,000 images/ldiaf/0": [100, 1000]}
 ROWS |= {f"static/{method}/0": [100, 1000] for method in METHODS}
 ROWS |= {"dynamic/ldiaf/0": [100, 1000]}
 
