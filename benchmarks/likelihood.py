@@ -112,7 +112,7 @@ def table(data, results):
         first = evaluations["100"]
         bounds = [number(first, "elbo")]
         bounds += [number(evaluations[str(num)], "log_likelihood") if str(num) in evaluations else "-" for num in sizes]
-        kl = ", ".join(f"{value:.1f}" for value in first["test_kl_per_node"])
+        kl = ", ".join(f"{value:z.1f}" for value in first["test_kl_per_node"])
         edges = round(np.sum(found["adjacency"])) if "adjacency" in found else "-"
         cells = [f"`{method}`, {seed}", f"{first['num_parameters']:,}", " + ".join(map(str, found["epochs"])), *bounds]
         cells += [kl, f"{first['active_units']} of {first['latent_dimensions']}", str(edges)]
