@@ -33,7 +33,7 @@ _PRICED = "ldiaf, price 0.7"
 # Of each row: S of the log-likelihoods.
 ROWS = {f"threshold/{method}/0": [100] for method in METHODS}
 ROWS |= {f"threshold/{method}/{seed}": [100] for method in ("graph_vae", "ldiaf") for seed in (1, 2)}
-ROWS |= {f"threshold/{_PRICED}/0": [100]}
+ROWS |= {f"threshold/{_PRICED}/{seed}": [100] for seed in range(3)}
 ROWS |= {f"threshold/ldiaf, {edges} edges/0": [100] for edges in ("all", "no")}
 ROWS |= {f"threshold/ldiaf, random edges/{seed}": [100] for seed in range(3)}
 ROWS |= {"threshold, all 60,000 images/graph_vae/0": [100], "threshold, all 60,000 images/ldiaf/0": [100, 1000]}
@@ -148,7 +148,7 @@ def over_seeds(data, results):
             edges = [", ".join(str(round(graph.sum())) for graph in graphs)]
             edges += [str(round(agreed.sum())) for agreed in (graphs.min(axis=0), graphs.max(axis=0))]
         lines.append(f"| `{method}` | {len(runs)} | {' | '.join([*bounds, *edges])} |")
-    for better, base in (("ldiaf", "graph_vae"), ("ldiaf", "ldiaf, random edges")):
+    for better, base in (("ldiaf", "graph_vae"), (_PRICED, "ldiaf, random edges")):
         if better in seeds and base in seeds:
             lines += ["", f"`{better}` less `{base}`: {difference(seeds[better], seeds[base])}."]
     return "\n".join(lines)

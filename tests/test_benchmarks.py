@@ -98,6 +98,10 @@ def test_means_over_seeds_their_differences_and_how_far_graphs_agree():
         "threshold/graph_vae/1": run(-73.0, -68.4, (0, 2), (0, 1)),
         "threshold/ldiaf/0": run(-71.0, -67.0, (0, 1), (1, 2)),
         "threshold/ldiaf/1": run(-71.6, -67.4, (0, 1), (0, 2)),
+        "threshold/ldiaf, price 0.7/0": run(-71.0, -67.0, (0, 1)),
+        "threshold/ldiaf, price 0.7/1": run(-71.0, -67.0, (0, 1)),
+        "threshold/ldiaf, random edges/0": run(-71.5, -67.2, (0, 2)),
+        "threshold/ldiaf, random edges/1": run(-71.7, -67.4, (1, 2)),
         "threshold/vae/0": run(-75.0, -70.0, (0, 1)),
         "static/ldiaf/1": run(-90.0, -86.0, (0, 1)),
     }
@@ -105,6 +109,7 @@ def test_means_over_seeds_their_differences_and_how_far_graphs_agree():
     assert "| `graph_vae` | 2 | -72.50, sd 0.71 | -68.20, sd 0.28 | 1, 2 | 1 | 2 |" in text
     assert "| `ldiaf` | 2 | -71.30, sd 0.42 | -67.20, sd 0.28 | 2, 2 | 1 | 3 |" in text
     assert "`ldiaf` less `graph_vae`: ELBO +1.20 +- 0.58, LL +1.00 +- 0.28." in text
+    assert "`ldiaf, price 0.7` less `ldiaf, random edges`: ELBO +0.60 +- 0.10, LL +0.30 +- 0.10." in text
     assert "`vae`" not in text
     assert likelihood.over_seeds("static", results) == ""
     plain = {f"static/vae/{seed}": {"evaluations": run(-90.0 - seed, -86.0)["evaluations"]} for seed in (0, 1)}
