@@ -1,6 +1,7 @@
 """The model in JAX: VARIANTS "jit", one call a step, and "scan", one call for each 25 steps."""
 
 import math
+import re
 import time
 import typing
 
@@ -184,6 +185,19 @@ class Contender:
             for _ in range(num_steps):
                 self.state, loss = self.step(self.state, self.images)
         return float(loss)
+
+    @property
+    def products(self):
+        """A pattern for what 25 steps' trace calls a matrix product: XLA gives it to a library under other names."""
+        program = self.steps.lower(self.state, self.images, _STEPS_PER_SCAN).compile().as_text()
+        names = re.findall(r"%(\S+) = [^\n]*/dot_general\"", program)
+        return "|".join(f"{re.escape(name)}$" for name in names)
+
+    def recording(self, folder):
+        """While it is open XLA's trace goes to `folder`."""
+        options = jax.profiler.ProfileOptions()
+        options.host_tracer_level, options.python_tracer_level = 3, 0
+        return jax.profiler.trace(folder, profiler_options=options)
 
     def log_likelihood(self, x, num_samples):
         """x [B, pixels] -> importance-weighted bound [B], nats, from `num_samples` draws."""

@@ -97,6 +97,12 @@ class Contender:
             logs = self.model.train_function(self.batches)
         return -float(logs["elbo"])
 
+    products = "MatMul|dot"
+
+    def recording(self, folder):
+        """While it is open XLA's trace goes to `folder`, where matrix products are called `products`, a pattern."""
+        return tf.profiler.experimental.Profile(folder, tf.profiler.experimental.ProfilerOptions(host_tracer_level=3))
+
     def log_likelihood(self, x, num_samples):
         """x [B, pixels] -> importance-weighted bound [B], nats, from `num_samples` draws."""
         return self.bounds(tf.constant(x), num_samples).numpy()

@@ -192,5 +192,11 @@ class _Session:
         values = self.model.log_likelihood(images, num_samples)
         return {"seconds": time.perf_counter() - start, "mean": float(values.mean())}
 
+    def profile(self, folder, what, **arguments):
+        """Another request, answered while XLA's trace of it goes to `folder`; names what of it is a matrix product."""
+        with self.model.recording(folder):
+            answer = getattr(self, what)(**arguments)
+        return answer | {"products": self.model.products}
+
     def memory(self):
         return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}

@@ -1,37 +1,39 @@
-"""python -m benchmarks.profile: where the time of a training step and of a likelihood goes, from XLA's own trace.
+"""python -m benchmarks.profile [--jax=PYTHON]: where the time of a training step and of a likelihood goes.
 
-Prints milliseconds of each kind of operation, summed over threads; a product that spreads over threads counts on
-the one that began it. Adam is the kinds with `divide` and most of `multiply_add`; `dynamic-` is the loop over nodes.
-Then the time in which a matrix product is being computed, whatever else is, beside what its FLOPs take at the rate of
-a large product: what part of the limit would be reached if all else cost nothing.
+From XLA's own trace. Prints milliseconds of each kind of operation, summed over threads; a product that spreads over
+threads counts on the one that began it. Adam is the kinds with `divide` and most of `multiply_add`; `dynamic-` is the
+loop over nodes. Then the time in which a matrix product is being computed, whatever else is, beside what its FLOPs
+take at the rate of a large product: what part of the limit would be reached if all else cost nothing. With --jax, the
+Python of an environment that has it, the training step of JAX's scan is taken apart in the same way.
 """
 
+import argparse
 import collections
 import pathlib
 import re
 import statistics
+import sys
 import tempfile
 
 import numpy as np
 
-from benchmarks import peer_tf_ldiaf, peers
-from benchmarks.speed import matrix_product_rate
+from benchmarks import peers
+from benchmarks.speed import Worker, matrix_product_rate
 
+BATCH_SIZE, STEPS, NUM_SAMPLES = 128, 25, 100
 # In XLA's trace, on top of its operations.
 _AROUND = re.compile(
-    r"^end:|^call|^while|^conditional|Thunk|Threadpool|Execut|Eager|TFE_|Block|inference|Await|Kernel|Prefetch|<lambda>"
+    r"^end:|^call|^while|^conditional|Thunk|Thread[pP]ool|Execut|Eager|TFE_|Block|inference|Await|Kernel|Prefetch"
+    r"|<lambda>|^Wait"
 )
 
 
-def trace(work):
-    """(start, end, name) of every operation of `work()`, in ms."""
-    import tensorflow as tf
+def trace(worker, **request):
+    """(start, end, name) of every operation of a worker's answer, in ms; and the pattern of its products' names."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     with tempfile.TemporaryDirectory() as folder:
-        tf.profiler.experimental.start(folder, tf.profiler.experimental.ProfilerOptions(host_tracer_level=3))
-        work()
-        tf.profiler.experimental.stop()
+        products = worker.ask(do="profile", folder=folder, **request)["products"]
         [file] = pathlib.Path(folder).rglob("*.xplane.pb")
         space = xplane_pb2.XSpace.FromString(file.read_bytes())
     events = []
@@ -42,7 +44,7 @@ def trace(work):
                 if line.name.startswith("tf_") and not _AROUND.search(name):
                     start = line.timestamp_ns / 1e6 + event.offset_ps / 1e9
                     events.append((start, start + event.duration_ps / 1e9, name))
-    return sorted(events)
+    return sorted(events), products
 
 
 def print_kinds(events, times, what):
@@ -51,7 +53,7 @@ def print_kinds(events, times, what):
     for start, end, name in events:
         kinds[re.sub(r"[._]?\d+", "", name)] += (end - start) / times
     whole = (max(end for _, end, _ in events) - events[0][0]) / times
-    print(f"{whole:.2f} ms {what}")
+    print(f"\n{whole:.2f} ms {what}")
     for kind, milliseconds in kinds.most_common(15):
         print(f"{milliseconds:8.3f} ms  {kind}")
 
@@ -64,10 +66,10 @@ def covered(intervals):
     return length
 
 
-def print_products(events, times, flops):
+def print_products(events, products, times, flops):
     """What part of the limit products alone would reach; `flops` of each of `times` equal pieces of work."""
     rate = statistics.median(matrix_product_rate() for _ in range(9))
-    busy = covered((start, end) for start, end, name in events if re.match(r"MatMul|dot", name)) / times
+    busy = covered((start, end) for start, end, name in events if re.match(products, name)) / times
     limit = flops / rate * 1e3
     print(
         f"Products are under way for {busy:.2f} ms. At {rate / 1e9:.0f} GFLOP/s, a large one's rate, they would take "
@@ -75,27 +77,46 @@ def print_products(events, times, flops):
     )
 
 
-def main():
-    batch_size, steps = 128, 25
-    images = np.random.default_rng(0).integers(0, 2, (48_000, 784)).astype("uint8")
-    contender = peer_tf_ldiaf.Contender(peers.SIZES, peers.init(peers.SIZES, 0), batch_size, "launch")
-    contender.load_data(images)
-    contender.log_likelihood(images[:batch_size], 100)
-    events = trace(lambda: contender.log_likelihood(images[:batch_size], 100))
-    print_kinds(events, 1, f"for the log-likelihood of {batch_size} images, S = 100")
-    print_products(events, 1, batch_size * peers.likelihood_flops(peers.SIZES, 100))
-    contender.train(steps)
-    events = trace(lambda: contender.train(steps))
-    print_kinds(events, steps, f"a step of {batch_size} images")
-    print_products(events, steps, batch_size * peers.training_flops(peers.SIZES))
+def print_one_step(events):
     print("One step: begin and length of all that takes 0.05 ms or more. The gaps are the loops over nodes.")
     names = collections.Counter(name for _, _, name in events)
-    first = next(name for _, _, name in events if "MatMul" in name and names[name] == steps)  # the encoder's
+    first = next(name for _, _, name in events if "MatMul" in name and names[name] == STEPS)  # the encoder's
     begins = [start for start, _, name in events if name == first]
-    begin, end = begins[steps // 2 : steps // 2 + 2]
+    begin, end = begins[STEPS // 2 : STEPS // 2 + 2]
     for start, stop, name in events:
         if begin <= start < end and stop - start >= 0.05:
             print(f"{start - begin:8.2f} {stop - start:8.2f} ms  {name}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jax", help="Python with JAX.")
+    arguments = parser.parse_args()
+    contenders = {"tf_ldiaf": (sys.executable, "peer_tf_ldiaf", "launch")}
+    if arguments.jax:
+        contenders["JAX scan"] = (arguments.jax, "peer_jax", "scan")
+    flops = BATCH_SIZE * peers.training_flops(peers.SIZES)
+    with tempfile.TemporaryDirectory() as folder:
+        data, x = f"{folder}/data.npy", f"{folder}/x.npy"
+        images = np.random.default_rng(0).integers(0, 2, (48_000, 784)).astype("uint8")
+        np.save(data, images)
+        np.save(x, images[:BATCH_SIZE])
+        for name, (python, module, variant) in contenders.items():
+            worker = Worker(python, module, variant)
+            worker.ask(do="setup", sizes=peers.SIZES, weights=None, batch_size=BATCH_SIZE, data=data)
+            if module == "peer_tf_ldiaf":
+                likelihood = {"x": x, "num_samples": NUM_SAMPLES}
+                worker.ask(do="log_likelihood", **likelihood)
+                events, products = trace(worker, what="log_likelihood", **likelihood)
+                print_kinds(events, 1, f"for the log-likelihood of {BATCH_SIZE} images, S = {NUM_SAMPLES}, {name}")
+                print_products(events, products, 1, BATCH_SIZE * peers.likelihood_flops(peers.SIZES, NUM_SAMPLES))
+            worker.ask(do="train", steps=2 * STEPS)
+            events, products = trace(worker, what="train", steps=STEPS)
+            print_kinds(events, STEPS, f"a step of {BATCH_SIZE} images, {name}")
+            print_products(events, products, STEPS, flops)
+            if module == "peer_tf_ldiaf":
+                print_one_step(events)
+            worker.close()
 
 
 if __name__ == "__main__":

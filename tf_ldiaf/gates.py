@@ -5,9 +5,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
-
-tfd = tfp.distributions
 
 # Gate logits move as many times as fast as weights: at the weights' rate, gates are undecided after 700 steps.
 _RATE = 5.0
@@ -122,7 +119,9 @@ class Gates(keras.layers.Layer):
             gates: [num, N, N] in [0, 1].
         """
         # Not tfd.RelaxedBernoulli: the gradient of its draws overflows at low temperature.
-        relaxed = tf.sigmoid(tfd.Logistic(self.gate_logits, 1.0).sample(num, seed=seed) / temperature)
+        uniform = tf.random.stateless_uniform([num, *self.possible.shape], seed, minval=float(np.finfo("float32").tiny))
+        logistic = tf.math.log(uniform) - tf.math.log1p(-uniform)
+        relaxed = tf.sigmoid((self.gate_logits + logistic) / temperature)
         return tf.constant(self.possible) * relaxed
 
     def get_config(self):

@@ -5,7 +5,6 @@ import typing
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tf_ldiaf import schedules
 from tf_ldiaf.bounds import Terms
@@ -15,8 +14,6 @@ from tf_ldiaf.layers import softplus
 from tf_ldiaf.metrics import ActiveUnits, TermMeans
 from tf_ldiaf.networks import mlp
 from tf_ldiaf.noise import bernoulli
-
-tfd = tfp.distributions
 
 # Importance samples are drawn so many rows (samples x images) at a time: memory does not grow with S.
 _ROWS_PER_PASS = 4096
@@ -208,7 +205,9 @@ class LDIAF(keras.Model):
 
     def _decode(self, latents, seed):
         """A picture of p(x given z): its means, and a draw."""
-        likelihood = tfd.Bernoulli(logits=self._logits(latents), dtype=tf.float32)
+        import tensorflow_probability as tfp  # takes 0.6 s, which training need not wait for
+
+        likelihood = tfp.distributions.Bernoulli(logits=self._logits(latents), dtype=tf.float32)
         shape = (-1, *self.image_shape)
         return {
             "probs": tf.reshape(likelihood.probs_parameter(), shape),
