@@ -1,15 +1,18 @@
 """Training and recorder: both phases, what is kept of them, and that a killed run ends as an uninterrupted one."""
 
 import shutil
+import signal
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tf_ldiaf import data, evaluation, pictures, recorder, saved_model, training
+from tf_ldiaf import checkpoints, data, evaluation, pictures, recorder, saved_model, training
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.gates import most_probable_graph
 from tf_ldiaf.model import LDIAF
+from tf_ldiaf.recorder import Recorder
 from tf_ldiaf.run_folder import RunFolder
 
 SMALL = {"limit_train": 128, "batch_size": 32, "learning_rate": 0.02}
@@ -37,7 +40,7 @@ def config(tiny):
     """Everything that a checkpoint must carry: averaged weights, learned gates, schedules, fresh draws of pixels."""
     return tiny(
         "graph_vae", num_nodes=2, structure_epochs=2, epochs=2, binarization="dynamic", ema_decay=0.9,
-        optimizer="adamw", weight_decay=1e-3, kl_warmup_epochs=1, **SMALL,
+        optimizer="adamw", weight_decay=1e-3, kl_warmup_epochs=1, steps_per_execution=1, **SMALL,
     )  # fmt: skip
 
 
@@ -168,49 +171,69 @@ def test_when_to_stop(values, patience, stop):
     assert recorder.best_row(earlier, "final") is None
 
 
-def kill(monkeypatch, phase, epoch, moment):
-    """Ctrl-C in an epoch's end: before its checkpoints, between best and last, or after them."""
+def stop(monkeypatch, phase, epoch, moment):
+    """Ends a run in an epoch: after so many launches, asked to; or killed "before checkpoint", "between" best and last,
+    or "after" both."""
     inside = []
-    on_epoch_end, save, write = recorder.Recorder.on_epoch_end, recorder.save_atomically, RunFolder.write_gates
+    begin, launched, ended = (
+        getattr(Recorder, f"on_{name}") for name in ("epoch_begin", "train_batch_end", "epoch_end")
+    )
+    write = checkpoints.write
 
-    def stop_at(this):
-        if inside and moment == this:
+    def beginning(self, at, logs=None):
+        inside[:] = [(self.phase, at + 1) == (phase, epoch)]
+        begin(self, at, logs)
+
+    def launching(self, batch, logs=None):
+        if inside[0] and (self.launches_before + batch + 1) == moment:
+            self.request.number = signal.SIGTERM
+        launched(self, batch, logs)
+
+    def writing(model, progress, folder):
+        if inside[0] and moment in ("before checkpoint", "between"):
+            raise KeyboardInterrupt
+        write(model, progress, folder)
+
+    def ending(self, at, logs=None):
+        if inside[0] and moment == "before checkpoint":
+            self.best_is_new = False
+        ended(self, at, logs)
+        if inside[0] and moment == "after":
             raise KeyboardInterrupt
 
-    def killed_epoch_end(self, at, logs=None):
-        if (self.phase, at + 1) == (phase, epoch):
-            inside.append(True)
-        on_epoch_end(self, at, logs)
-        stop_at("after")
-
-    def killed_save(model, path):
-        if path.name == "last.keras":
-            stop_at("between")
-        save(model, path)
-
-    def killed_write(self, epochs, adjacency):
-        write(self, epochs, adjacency)  # the history was written just before
-        stop_at("before checkpoint")
-
-    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", killed_epoch_end)
-    monkeypatch.setattr(recorder, "save_atomically", killed_save)
-    monkeypatch.setattr(RunFolder, "write_gates", killed_write)
+    monkeypatch.setattr(Recorder, "on_epoch_begin", beginning)
+    monkeypatch.setattr(Recorder, "on_train_batch_end", launching)
+    monkeypatch.setattr(Recorder, "on_epoch_end", ending)
+    monkeypatch.setattr(checkpoints, "write", writing)
 
 
-def test_a_killed_run_ends_like_an_uninterrupted_one_to_the_bit(config, run, tmp_path):
-    folder = RunFolder(tmp_path / "killed")
+def test_a_stopped_run_ends_like_an_uninterrupted_one_to_the_bit(config, run, tmp_path):
+    folder = RunFolder(tmp_path / "stopped")
     folder.create(config)
-    for stop in [
+    for moment in [
         ("structure", 1, "after"),
+        ("structure", 2, 1),
+        ("structure", 2, 3),
         ("structure", 2, "before checkpoint"),
+        ("structure", 2, 4),
         ("final", 1, "before checkpoint"),
+        ("final", 1, 2),
         ("final", 2, "between"),
+        ("final", 2, 3),
+        ("final", 2, 4),
     ]:
         with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
-            kill(monkeypatch, *stop)
+            in_epoch = isinstance(moment[-1], int)
+            monkeypatch.setattr(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9 if in_epoch else -1)
+            stop(monkeypatch, *moment)
             with pytest.raises(KeyboardInterrupt):
                 train(folder)
+        if in_epoch:
+            _, progress = checkpoints.read(folder)
+            finished = moment[2] == 4
+            assert progress[:3] == (moment[0], moment[1] if finished else moment[1] - 1, 0 if finished else moment[2])
+        file = max((folder.tensorboard / "train").glob("events.*"), key=lambda file: file.stat().st_mtime)
+        file.write_bytes(file.read_bytes() + file.read_bytes()[:20])  # as if it had died while it wrote
     train(folder)
 
     assert without_speed(folder.read_history()) == without_speed(run.read_history())
@@ -224,13 +247,15 @@ def test_a_killed_run_ends_like_an_uninterrupted_one_to_the_bit(config, run, tmp
             for a, b in zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True):
                 assert np.array_equal(a, b), (name, a.path)
     assert folder.report_file.read_text() == run.report_file.read_text().replace(str(run.path), str(folder.path))
+    for part in ("train", "validation"):
+        assert sorted(shown(folder.tensorboard / part)) == sorted(shown(run.tensorboard / part))
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(stopped, tmp_path):
     folder = RunFolder(tmp_path / "killed")
     folder.create(stopped.read_config())
     with pytest.MonkeyPatch.context() as monkeypatch:
-        kill(monkeypatch, "final", 2, "before checkpoint")
+        stop(monkeypatch, "final", 2, "after")
         with pytest.raises(KeyboardInterrupt):
             train(folder)
     assert len(folder.read_history()) == 2
@@ -239,15 +264,14 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(stopped, tmp_path
     assert without_speed(folder.read_history()) == without_speed(stopped.read_history())
 
 
-def test_a_damaged_checkpoint_is_one_sentence(run, tmp_path):
-    folder = RunFolder(tmp_path / "damaged")
-    folder.create(run.read_config())
-    for file in (folder.last, folder.best):
-        file.write_bytes(run.last.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match=r"last\.keras must be a checkpoint of this package"):
-        train(folder)
-    with pytest.raises(ConfigError, match=r"best\.keras must be a checkpoint of this package"):
-        evaluation.load_best(folder)
+def shown(folder):
+    """(step, tag) of all that the event files of a folder hold."""
+    found = []
+    for file in folder.glob("events.*"):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            found += [(event.step, value.tag) for value in event.summary.value]
+    return found
 
 
 def test_adamw_without_weight_decay_is_an_optimizer(tiny):
@@ -263,9 +287,10 @@ def test_a_learning_rate_that_diverges_is_one_sentence(tiny, tmp_path, monkeypat
     assert not folder.best.exists()
 
 
-def test_a_checkpoint_without_its_history_is_one_sentence(run, tmp_path):
+def test_settings_that_were_changed_by_hand_are_refused(run, tmp_path):
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(run.path, folder.path)
-    folder.history_file.unlink()
-    with pytest.raises(ConfigError, match=r"history\.csv must have the row of the last checkpoint"):
+    text = folder.config_file.read_text()
+    folder.config_file.write_text(text.replace('"epochs": 2', '"epochs": 3'))
+    with pytest.raises(ConfigError, match=r"config\.json must have the settings.*--epochs=2.*Received.*--epochs=3"):
         train(folder)

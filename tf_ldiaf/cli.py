@@ -8,12 +8,14 @@ import pathlib
 import platform
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
 from absl import flags
 
+from tf_ldiaf import stopping
 from tf_ldiaf.config import ConfigError
 
 # What TensorFlow says of itself on a machine where all is well.
@@ -32,13 +34,14 @@ def run(main: Callable[[], None], description: str) -> None:
     """Parses the command line, then runs `main`.
 
     A flag or input that cannot be used ends the process with one sentence on stderr and code 2,
-    Ctrl-C with code 130.
+    Ctrl-C with code 130, SIGTERM with 143.
 
     Args:
         main: the command; it reads `flags.FLAGS`.
         description: the help's first lines.
     """
     command = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    stopping.raised_at_once()
     arguments = _flagfiles_first(sys.argv[1:])
     try:
         if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
@@ -52,9 +55,10 @@ def run(main: Callable[[], None], description: str) -> None:
         sentence = " ".join(str(error).removeprefix("ERROR:: ").split())
         print(f"{command}: {sentence}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{command}: interrupted.", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, stopping.Stopped) else signal.SIGINT
+        print(f"\n{command}: {'interrupted' if number == signal.SIGINT else 'terminated'}.", file=sys.stderr)
+        sys.exit(128 + number)
 
 
 def required(*names: str) -> None:
@@ -84,10 +88,11 @@ def quiet_tensorflow() -> Iterator[None]:
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            yield
-            import tensorflow as tf
+            with stopping.deferred():  # half initialised, TensorFlow would make another error of Ctrl-C
+                yield
+                import tensorflow as tf
 
-            tf.config.list_logical_devices()
+                tf.config.list_logical_devices()
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)

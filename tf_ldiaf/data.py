@@ -61,7 +61,9 @@ def training_batches(images: np.ndarray, config: Config, first_epoch: int = 0) -
     return _epochs(images, config, first_epoch).flat_map(lambda batches: batches).prefetch(tf.data.AUTOTUNE)
 
 
-def training_launches(images: np.ndarray, config: Config, first_epoch: int = 0) -> tf.data.Dataset:
+def training_launches(
+    images: np.ndarray, config: Config, first_epoch: int = 0, first_launch: int = 0
+) -> tf.data.Dataset:
     """The same batches, K at a time: what `LDIAF.train_step` trains on in one XLA program.
 
     K is at most `config.steps_per_execution`, and such that the launches of an epoch are about equal; an epoch's
@@ -79,7 +81,8 @@ def training_launches(images: np.ndarray, config: Config, first_epoch: int = 0) 
         return tf.ensure_shape(tf.pad(batches, padding), [num, *batches.shape[1:]]), used
 
     epochs = _epochs(images, config, first_epoch)
-    return epochs.flat_map(lambda batches: batches.batch(num).map(filled_up)).prefetch(tf.data.AUTOTUNE)
+    launches = epochs.flat_map(lambda batches: batches.batch(num).map(filled_up)).skip(first_launch)
+    return launches.prefetch(tf.data.AUTOTUNE)
 
 
 def _epochs(images, config, first_epoch):

@@ -2,13 +2,12 @@
 
 import dataclasses
 import sys
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import bounds, data
+from tf_ldiaf import bounds, checkpoints, data
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.metrics import ActiveUnits
 from tf_ldiaf.model import LDIAF
@@ -24,11 +23,7 @@ def load_best(folder: RunFolder) -> LDIAF:
     folder.read_config()
     if not folder.best.is_file():
         raise ConfigError(f"--run_dir must hold a trained model. Received: {folder.path}, which has no checkpoint yet.")
-    try:
-        model: Any = keras.models.load_model(folder.best, compile=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{folder.best} must be a checkpoint of this package. Received: {reason}") from None
+    model = checkpoints.load(folder.best, compile=False)
     if model.gates.fixed is None:
         raise ConfigError(
             f"--run_dir must hold a run whose final phase has begun. Received: {folder.path}, which was still "

@@ -26,6 +26,16 @@ class TermMeans(keras.metrics.Metric):
         """name -> mean."""
         return dict(zip(self.names, tf.unstack(self.sums / self.num), strict=True))
 
+    def state(self) -> list:
+        """What `restore` takes: plain numbers, exact."""
+        return [float(self.num), self.sums.numpy().tolist()]
+
+    def restore(self, state) -> None:
+        """Goes on from a `state`."""
+        num, sums = state
+        self.num.assign(num)
+        self.sums.assign(sums)
+
 
 class ActiveUnits(keras.metrics.Metric):
     """The number of latent dimensions with Var_x(innovation(x)) > threshold.

@@ -1,13 +1,14 @@
 """What is kept of every epoch: history, gates, checkpoints, TensorBoard."""
 
-import os
 import time
 
 import keras
 
-from tf_ldiaf import data
+from tf_ldiaf import checkpoints, data
+from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.stopping import Request
 
 # Checkpoints are written this often, and at the end of a phase; small models would else mostly write.
 _SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -19,27 +20,42 @@ class Recorder(keras.callbacks.Callback):
 
     Args:
         folder: the run's folder.
-        phase: "structure" or "final".
-        rows: rows of the history so far, of this phase and those before; grows.
-        gate_epochs: list of {epoch, probs}; grows while the gates are learned.
+        progress: where the run stands: its rows and gate_epochs grow.
+        num_epochs: of the phase.
         images: the run's `Images`.
         log: the run's TensorBoard.
+        request: the run is kept and left as soon as this says so.
     """
 
-    def __init__(self, folder: RunFolder, phase: str, rows: list, gate_epochs: list, images: data.Images, log):
+    def __init__(
+        self, folder: RunFolder, progress: Progress, num_epochs: int, images: data.Images, log, request: Request
+    ):
         super().__init__()
-        self.folder, self.phase, self.rows, self.gate_epochs = folder, phase, rows, gate_epochs
-        self.images, self.log = images.valid, log
+        self.folder, self.progress, self.num_epochs = folder, progress, num_epochs
+        self.phase, self.rows, self.gate_epochs = progress.phase, progress.rows, progress.gate_epochs
+        self.images, self.log, self.request = images.valid, log, request
         self.num_train = len(images.train)
         self.written = time.monotonic()
         self.best_copy, self.best_is_new = None, False
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.monotonic()
+        self.epoch, self.begun_at, self.began = epoch, self._steps_done(), time.monotonic()
+        self.launches_before = 0
+        if epoch == self.progress.epoch and self.progress.launch:
+            self.launches_before = self.progress.launch
+            self.model.term_means.restore(self.progress.means)
+
+    def on_train_batch_end(self, batch, logs=None):
+        in_epoch = batch + 1 < self.params["steps"]  # else the epoch's end is at hand
+        if in_epoch and self._is_due():
+            means = self.model.term_means.state()
+            self._write_checkpoints(epoch=self.epoch, launch=self.launches_before + batch + 1, means=means)
+            self.request.obey()
 
     def on_test_begin(self, logs=None):
         # The model's means are still those of training.
-        self.train_seconds = time.monotonic() - self.began
+        images = (self._steps_done() - self.begun_at) * min(self.model.config.batch_size, self.num_train)
+        self.images_per_second = images / (time.monotonic() - self.began)
         self.train_values = self._means()
 
     def on_test_end(self, logs=None):
@@ -62,44 +78,52 @@ class Recorder(keras.callbacks.Callback):
                 f"{self.phase} phase. Received: {self.model.config.learning_rate}."
             )
         valid = {name: value for name, value in self.valid_values.items() if name != "gradient_norm"}
-        batch_size = min(self.model.config.batch_size, self.num_train)
         row = {"phase": self.phase, "epoch": epoch + 1}
         row |= self.train_values | {f"val_{name}": value for name, value in valid.items()}
         row |= {
             "learning_rate": float(self.model.optimizer.learning_rate),
             "temperature": float(self.model.temperature),
             "kl_weight": float(self.model.kl_weight),
-            "images_per_second": self.num_train // batch_size * batch_size / self.train_seconds,
+            "images_per_second": self.images_per_second,
         }
         self.rows.append(row)
         if self.phase == "structure":
             self.gate_epochs.append({"epoch": epoch + 1, "probs": self.gate_probs})
 
-        config, last = self.model.config, epoch + 1 == self.params["epochs"]
-        if stopped_early(self.rows, self.phase, config.early_stopping_patience):
+        last = epoch + 1 == self.num_epochs
+        if stopped_early(self.rows, self.phase, self.model.config.early_stopping_patience):
             self.model.stop_training = last = True
         self.folder.write_history(self.rows)
         adjacency = None if self.model.gates.fixed is None else self.gate_probs
         self.folder.write_gates(self.gate_epochs, adjacency)
-        if last or time.monotonic() - self.written > _SECONDS_BETWEEN_CHECKPOINTS:
-            self._write_checkpoints()
 
         step = len(self.rows)
         self.log.scalars(step, row)
         if self.phase == "structure":
             self.log.gates(step, self.gate_probs)
-        if last or epoch % max(1, self.params["epochs"] // _PICTURES_PER_PHASE) == 0:
+        if last or epoch % max(1, self.num_epochs // _PICTURES_PER_PHASE) == 0:
             learned = self.gate_epochs[-1]["probs"] if self.gate_epochs else self.gate_probs
             self.log.pictures(step, self.model, self.images, learned)
+
+        if last or self._is_due():
+            self._write_checkpoints(epoch=epoch + 1, launch=0, means=[])
+            self.request.obey()
+
+    def _steps_done(self):
+        return int(self.model.optimizer.iterations)
 
     def _means(self):
         return {name: float(mean) for name, mean in self.model.term_means.result().items()}
 
-    def _write_checkpoints(self):
+    def _is_due(self):
+        return self.request.number is not None or time.monotonic() - self.written > _SECONDS_BETWEEN_CHECKPOINTS
+
+    def _write_checkpoints(self, **position):
+        self.log.flush()
         if self.best_is_new:
-            save_atomically(self.best_copy, self.folder.best)
+            checkpoints.write_best(self.best_copy, self.folder)
             self.best_is_new = False
-        save_atomically(self.model, self.folder.last)
+        checkpoints.write(self.model, self.progress._replace(**position), self.folder)
         self.written = time.monotonic()
 
 
@@ -112,13 +136,3 @@ def stopped_early(rows, phase, patience):
     """Whether the last `patience` epochs of the phase (0: never) brought no better validation ELBO."""
     best = best_row(rows, phase)
     return bool(patience) and best is not None and rows[-1]["epoch"] - best["epoch"] >= patience
-
-
-def save_atomically(model, path):
-    """A Keras archive that is complete or not there."""
-    scratch = path.with_name("part-" + path.name)
-    try:
-        model.save(scratch)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise ConfigError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None

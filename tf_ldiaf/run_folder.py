@@ -1,7 +1,9 @@
 """The run folder: what a training leaves behind, and how it is found again."""
 
+import contextlib
 import csv
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -9,6 +11,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 from tf_ldiaf.config import Config, ConfigError
 
@@ -22,10 +25,12 @@ class RunFolder:
         history.csv              one row an epoch
         gates.json               gate probabilities per epoch, the final adjacency
         checkpoints/best.keras   weights of the best validation ELBO
-        checkpoints/last.keras   model and optimizer, from which `--resume` goes on
+        checkpoints/last.keras   model, optimizer and progress, from which `--resume` goes on
+        checkpoints/previous.keras  the one before, for when the last is damaged
         tensorboard/             event files
         report.md                the run on one page, with curves.png
         metrics.json             written by evaluate
+        lock                     held by the process that trains
 
     Args:
         path: the folder.
@@ -38,10 +43,12 @@ class RunFolder:
         self.gates_file = self.path / "gates.json"
         self.best = self.path / "checkpoints" / "best.keras"
         self.last = self.path / "checkpoints" / "last.keras"
+        self.previous = self.path / "checkpoints" / "previous.keras"
         self.tensorboard = self.path / "tensorboard"
         self.report_file = self.path / "report.md"
         self.curves_file = self.path / "curves.png"
         self.metrics_file = self.path / "metrics.json"
+        self.lock_file = self.path / "lock"
 
     @staticmethod
     def default_path(config: Config) -> pathlib.Path:
@@ -69,7 +76,7 @@ class RunFolder:
                 "--resume continues it, --overwrite replaces it."
             )
         try:
-            occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            occupied = self.path.exists() and (not self.path.is_dir() or bool(self._contents()))
         except OSError as error:
             raise ConfigError(
                 f"--run_dir must be a new folder. Received: {self.path} ({error.strerror or error})."
@@ -77,16 +84,47 @@ class RunFolder:
         if occupied and not self.holds_run:
             raise ConfigError(f"--run_dir must be a new folder. Received: {self.path}, which holds other things.")
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder if there is none; within the block no other process can train in it.
+
+        A folder that is still empty in the end is removed.
+
+        Raises:
+            ConfigError: another process trains in it, or it cannot be written.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(open(self.lock_file, "a"))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(
+                    f"--run_dir must be a folder in which no other process trains. Received: {self.path}."
+                ) from None
+            try:
+                yield
+            finally:
+                if not self._contents():
+                    shutil.rmtree(self.path)
+
     def create(self, config: Config) -> None:
-        """Makes the folder for a new run, in place of the run it may hold.
+        """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
 
         Raises:
             ConfigError: it cannot be written.
         """
         try:
-            if self.holds_run:
-                shutil.rmtree(self.path)
-            self.best.parent.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            for old in self._contents():
+                if old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old)
+                else:
+                    old.unlink()
+            self.best.parent.mkdir()
             write_atomically(
                 self.config_file,
                 json.dumps(
@@ -100,9 +138,15 @@ class RunFolder:
                 ),
             )
         except OSError as error:
-            raise ConfigError(
-                f"--run_dir must be a folder that can be written. Received: {self.path} ({error.strerror or error})."
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _contents(self):
+        return [file for file in self.path.iterdir() if file != self.lock_file]
+
+    def _unwritable(self, error):
+        return ConfigError(
+            f"--run_dir must be a folder that can be written. Received: {self.path} ({error.strerror or error})."
+        )
 
     def read_config(self) -> Config:
         """The run's settings.
@@ -171,6 +215,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         scratch.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(scratch, path)
     except OSError as error:
+        scratch.unlink(missing_ok=True)
         raise ConfigError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None
 
 

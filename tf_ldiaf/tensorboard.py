@@ -19,9 +19,12 @@ class TensorBoardLog:
 
     Args:
         folder: where the event files go.
+        step: what they say of later steps is forgotten: the run goes on from there.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, step: int = 0):
+        for file in folder.glob("*/events.*"):
+            _forget_after(step, file)
         self.train = tf.summary.create_file_writer(str(folder / "train"))
         self.valid = tf.summary.create_file_writer(str(folder / "validation"))
 
@@ -60,6 +63,11 @@ class TensorBoardLog:
                 graph = pictures.latent_graph(most_probable_graph(gate_probs), gate_probs)
                 tf.summary.image("latent_graph", pictures.draw_graph(graph)[np.newaxis])
 
+    def flush(self) -> None:
+        """All that was said is in the files."""
+        self.train.flush()
+        self.valid.flush()
+
     def close(self) -> None:
         self.train.close()
         self.valid.close()
@@ -67,3 +75,22 @@ class TensorBoardLog:
 
 def _as_batch(picture):
     return picture[np.newaxis, :, :, np.newaxis]
+
+
+def _forget_after(step, file):
+    """Drops the events of later steps, and what a killed process left half written."""
+    kept, dropped = [], False
+    try:
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            is_later = tf.compat.v1.Event.FromString(record).step > step
+            dropped |= is_later
+            if not is_later:
+                kept.append(record)
+    except tf.errors.DataLossError:
+        dropped = True
+    if dropped:
+        scratch = file.with_name("part-" + file.name)
+        with tf.io.TFRecordWriter(str(scratch)) as writer:
+            for record in kept:
+                writer.write(record)
+        scratch.replace(file)

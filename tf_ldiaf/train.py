@@ -34,17 +34,18 @@ def main() -> None:
         folder = RunFolder(arguments.run_dir or RunFolder.default_path(config))
         folder.check_new(arguments.overwrite)
 
-    with cli.quiet_tensorflow():
-        from tf_ldiaf import data, training
-    images = data.load(config)
-    if not arguments.resume:
-        folder.create(config)
-    print(f"Run folder: {folder.path}", flush=True)
-    try:
-        training.train(config, images, folder)
-    except KeyboardInterrupt:
-        print(f"\nTo continue: python -m tf_ldiaf.train --run_dir={folder.path} --resume")
-        raise
+    with folder.locked():
+        with cli.quiet_tensorflow():
+            from tf_ldiaf import data, training
+        images = data.load(config)
+        if not arguments.resume:
+            folder.create(config)
+        print(f"Run folder: {folder.path}", flush=True)
+        try:
+            training.train(config, images, folder)
+        except KeyboardInterrupt:
+            print(f"\nTo continue: python -m tf_ldiaf.train --run_dir={folder.path} --resume")
+            raise
 
 
 if __name__ == "__main__":

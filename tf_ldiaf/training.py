@@ -1,10 +1,12 @@
 """The training of one run: learn the gates, fix them, train again; and how it continues after a stop."""
 
+import dataclasses
 import sys
 
 import keras
 
-from tf_ldiaf import data, pictures, schedules
+from tf_ldiaf import checkpoints, data, pictures, schedules, stopping
+from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import Config, ConfigError
 from tf_ldiaf.gates import most_probable_graph
 from tf_ldiaf.model import LDIAF
@@ -26,25 +28,21 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
         images: training and validation images are used, test images are not.
         folder: a run folder that holds `config`.
     """
-    steps = data.steps_per_epoch(images.train, config)
-    model, rows, gate_epochs = _last_state(folder, steps)
-    if model is not None and model.image_shape != images.train.shape[1:]:
-        raise ConfigError(
-            f"--run_dir must hold a model of {images.train.shape[1:]} images, as {config.dataset} has now. "
-            f"Received: one of {model.image_shape}."
-        )
-    log = TensorBoardLog(folder.tensorboard)
-    log.hyper_parameters(config)
+    model, progress = checkpoints.read(folder) or (None, Progress(_first_phase(config), 0, 0, [], [], []))
+    if model is not None:
+        _check(model, config, images, folder)
+    rows, gate_epochs = progress.rows, progress.gate_epochs
+    log = TensorBoardLog(folder.tensorboard, len(rows))
+    if not rows:
+        log.hyper_parameters(config)
+    if progress.phase == "structure":
+        _run_phase(config, None, config.structure_epochs, images, folder, log, model, progress)
+        model, progress = None, Progress("final", 0, 0, [], rows, gate_epochs)
     adjacency = None
     if config.learns_gates:
-        if model is None or model.gates.fixed is None:
-            _run_phase(
-                "structure", config, None, config.structure_epochs, images, folder, log, model, rows, gate_epochs
-            )
-            model = None
         adjacency = most_probable_graph(gate_epochs[-1]["probs"])
         print(f"Learned graph: {_describe(adjacency, gate_epochs[-1]['probs'])}.")
-    _run_phase("final", config, adjacency, config.epochs, images, folder, log, model, rows, gate_epochs)
+    _run_phase(config, adjacency, config.epochs, images, folder, log, model, progress)
     log.close()
     write_atomically(folder.report_file, _report(config, folder, rows, gate_epochs))
     write_atomically(folder.curves_file, pictures.as_png(pictures.draw_curves(rows)))
@@ -55,62 +53,53 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
     )
 
 
-def _run_phase(phase, config, adjacency, num_epochs, images, folder, log, model, rows, gate_epochs):
+def _first_phase(config):
+    return "structure" if config.learns_gates else "final"
+
+
+def _check(model, config, images, folder):
+    if model.image_shape != images.train.shape[1:]:
+        raise ConfigError(
+            f"--run_dir must hold a model of {images.train.shape[1:]} images, as {config.dataset} has now. "
+            f"Received: one of {model.image_shape}."
+        )
+    theirs, ours = (dataclasses.replace(c, data_dir="") for c in (model.config, config))
+    if theirs != ours:
+        raise ConfigError(
+            f"{folder.config_file} must have the settings of the run's checkpoints, {' '.join(theirs.to_flags())}. "
+            f"Received: {' '.join(ours.to_flags())}."
+        )
+
+
+def _run_phase(config, adjacency, num_epochs, images, folder, log, model, progress):
     """Trains one phase to its end; `model` is the checkpoint to continue from, or None to begin."""
-    steps = data.steps_per_epoch(images.train, config)
-    first_epoch = 0
+    patience = config.early_stopping_patience
+    if progress.epoch == num_epochs or stopped_early(progress.rows, progress.phase, patience):
+        return
+    steps, launches = data.steps_per_epoch(images.train, config), data.launches_per_epoch(images.train, config)
+    what = "learning the gates" if progress.phase == "structure" else "training"
+    print(f"{progress.phase.capitalize()} phase: {what}, {num_epochs} epochs of {steps} steps.", flush=True)
     if model is not None:
-        first_epoch = _epochs_done(model, steps)
-        if first_epoch == num_epochs or stopped_early(rows, phase, config.early_stopping_patience):
-            return
+        print(f"Continuing after {progress.launch / launches + progress.epoch:.4g} epochs.", flush=True)
     else:
         keras.utils.set_random_seed(config.seed)
         model = LDIAF(config, adjacency).compile(schedules.make_optimizer(config, num_epochs * steps))
         model.build((None, *images.train.shape[1:]))
-    what = "learning the gates" if phase == "structure" else "training"
-    print(f"{phase.capitalize()} phase: {what}, {num_epochs} epochs of {steps} steps.", flush=True)
-    if first_epoch:
-        print(f"Continuing after epoch {first_epoch}.", flush=True)
     folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
-    recorder = Recorder(folder, phase, rows, gate_epochs, images, log)
-    model.fit(
-        data.training_launches(images.train, config, first_epoch),
-        steps_per_epoch=data.launches_per_epoch(images.train, config),
-        initial_epoch=first_epoch,
-        epochs=num_epochs,
-        validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH),
-        callbacks=[recorder],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-
-
-def _last_state(folder, steps):
-    """The last checkpoint (None if there is none), and the history and gates up to it."""
-    if not folder.last.is_file():
-        return None, [], []
-    try:
-        model = keras.models.load_model(folder.last)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{folder.last} must be a checkpoint of this package. Received: {reason}") from None
-    phase = "structure" if model.gates.fixed is None else "final"
-    epoch = _epochs_done(model, steps)
-    rows = folder.read_history()
-    while rows and (rows[-1]["phase"], rows[-1]["epoch"]) != (phase, epoch):
-        rows.pop()
-    if not rows:
-        raise ConfigError(
-            f"{folder.history_file} must have the row of the last checkpoint, epoch {epoch} of the {phase} phase. "
-            "Received: none."
-        )
-    gate_epochs = folder.read_gates()["epochs"]
-    if phase == "structure":
-        gate_epochs = gate_epochs[:epoch]
-    return model, rows, gate_epochs
-
-
-def _epochs_done(model, steps):
-    return int(model.optimizer.iterations) // steps
+    begin, launch = progress.epoch, progress.launch
+    while begin < num_epochs and not stopped_early(progress.rows, progress.phase, patience):
+        end = begin + 1 if launch else num_epochs  # first what is left of an epoch
+        with stopping.deferred() as request:
+            model.fit(
+                data.training_launches(images.train, config, begin, launch),
+                steps_per_epoch=launches - launch,
+                initial_epoch=begin,
+                epochs=end,
+                validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH),
+                callbacks=[Recorder(folder, progress, num_epochs, images, log, request)],
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+        begin, launch = end, 0
 
 
 def _describe(adjacency, probs):

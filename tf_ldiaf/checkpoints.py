@@ -1,0 +1,117 @@
+"""Checkpoints: each is whole or not there, verified when it is read, and the one before is kept."""
+
+import contextlib
+import json
+import os
+import sys
+import typing
+import zipfile
+
+import keras
+
+from tf_ldiaf.config import ConfigError
+from tf_ldiaf.model import LDIAF
+from tf_ldiaf.run_folder import RunFolder
+
+_PROGRESS = "progress.json"
+
+
+class Progress(typing.NamedTuple):
+    """How far a run has come: with the model and its optimizer, all that it needs to go on."""
+
+    phase: str  # "structure" or "final"
+    epoch: int  # epochs of the phase that are finished
+    launch: int  # launches of the next epoch that are done
+    means: list  # the running sums of `TermMeans` over them
+    rows: list  # of the history, all phases
+    gate_epochs: list  # {epoch, probs} of each epoch of the structure phase
+
+
+def write(model, progress: Progress, folder: RunFolder) -> None:
+    """Makes model, optimizer and progress the folder's last checkpoint, and the last one the previous.
+
+    Raises:
+        ConfigError: the folder cannot be written; its checkpoints stay as they are.
+    """
+    with _replacing(folder.last, keep_as=folder.previous) as scratch:
+        model.save(scratch)
+        with zipfile.ZipFile(scratch, "a") as archive:
+            archive.writestr(_PROGRESS, json.dumps(progress._asdict()))
+
+
+def write_best(model, folder: RunFolder) -> None:
+    """Makes these weights the best; errors as of `write`."""
+    with _replacing(folder.best) as scratch:
+        model.save(scratch)
+
+
+@contextlib.contextmanager
+def _replacing(path, keep_as=None):
+    """A scratch file that takes the place of `path` if the block ends well, and is gone if not."""
+    scratch = path.with_name("part-" + path.name)
+    try:
+        yield scratch
+        _to_disk(scratch)
+        if keep_as is not None and path.exists():
+            os.replace(path, keep_as)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _to_disk(path):
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def read(folder: RunFolder):
+    """The last checkpoint that is undamaged: (model, `Progress`), or None if there was none yet.
+
+    Says on stderr if that is not the last one written.
+
+    Raises:
+        ConfigError: all are damaged.
+    """
+    if not folder.last.exists() and not folder.previous.exists():
+        return None
+    damage = []
+    for path in (folder.last, folder.previous):
+        try:
+            model, progress = load(path), _read_progress(path)
+        except ConfigError as error:
+            damage.append(str(error))
+            continue
+        if damage:
+            print(f"Warning: {damage[0]} Going on from {path.name}.", file=sys.stderr)
+        return model, progress
+    raise ConfigError(" ".join(damage))
+
+
+def load(path, compile=True) -> LDIAF:
+    """A model from a Keras archive, after every checksum in it was verified.
+
+    Raises:
+        ConfigError: it is missing, damaged, or not of this package.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} with a wrong checksum")
+        model: typing.Any = keras.models.load_model(path, compile=compile)
+    except Exception as error:  # there is no end of what readers make of a damaged archive
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{path} must be an undamaged checkpoint. Received: {reason}.") from None
+    if not isinstance(model, LDIAF):
+        raise ConfigError(f"{path} must be a checkpoint of this package. Received: a {type(model).__name__}.")
+    return model
+
+
+def _read_progress(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return Progress(**json.loads(archive.read(_PROGRESS)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} must say how far its run has come. Received: {error}.") from None
