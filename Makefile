@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DIR := runs/digits_ldiaf
 
-.PHONY: run test lint speed clean
+.PHONY: run test test-long lint speed clean
 
 # Trains ldiaf on scikit-learn's digits, evaluates it, and writes samples and the learned graph.
 run: .venv/installed
@@ -17,6 +17,10 @@ run: .venv/installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+# What takes minutes each, such as a training that is killed twenty times.
+test-long: .venv/installed
+	$(BIN)/python -m pytest -m long
 
 lint: .venv/installed
 	$(BIN)/ruff check .

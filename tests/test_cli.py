@@ -209,7 +209,10 @@ def test_data_that_cannot_be_used_leave_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_says_how_to_continue(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "word", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
+)
+def test_a_stopped_training_is_kept_and_says_how_to_continue(tmp_path, number, word, code):
     (tmp_path / "small.cfg").write_text(SMALL)
     line = [sys.executable, "-u", "-m", "tf_ldiaf.train", "--flagfile=small.cfg", "--epochs=100000", "--run_dir=run"]
     with subprocess.Popen(
@@ -225,9 +228,19 @@ def test_ctrl_c_says_how_to_continue(tmp_path):
         for text in process.stdout:
             if text.startswith("Epoch 3/"):
                 break
-        process.send_signal(signal.SIGINT)
+        for flag in ("--resume", "--overwrite"):
+            second = command("train", "--run_dir=run", flag, cwd=tmp_path, env=environment())
+            assert second.returncode == 2
+            assert second.stderr == (
+                "train: --run_dir must be a folder in which no other process trains. Received: run.\n"
+            )
+        process.send_signal(number)
         output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "To continue: python -m tf_ldiaf.train --run_dir=run --resume" in output
-    assert errors.split() == ["train:", "interrupted."]
-    assert len(RunFolder(tmp_path / "run").read_history()) >= 2
+    assert errors.split() == ["train:", word + "."]
+    folder = RunFolder(tmp_path / "run")
+    with zipfile.ZipFile(folder.last) as archive:
+        progress = json.loads(archive.read("progress.json"))
+    assert progress["rows"] == folder.read_history()
+    assert progress["epoch"] == len(progress["rows"]) >= 2

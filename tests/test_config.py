@@ -22,8 +22,7 @@ EVERY_SETTING_CHANGED = {
     "final_temperature": 0.05, "edge_cost": 0.2, "structure_epochs": 11, "epochs": 12, "batch_size": 13,
     "optimizer": "adamw", "learning_rate": 1.23456789e-5, "learning_rate_schedule": "constant", "weight_decay": 0.01,
     "clip_norm": 0.0, "kl_warmup_epochs": 2, "ema_decay": 0.999, "early_stopping_patience": 4, "seed": 2**31 - 1,
-    "steps_per_execution": 7,
-    "jit_compile": False,
+    "steps_per_execution": 7, "jit_compile": False, "on_nonfinite": "skip",
 }  # fmt: skip
 FLOW_SETTINGS_CHANGED = {"method": "vae_iaf", "flow_units": (6, 5), "context_dim": 3}
 EDGES_CHANGED = {"method": "ldiaf", "edges": "5-1,4-2"}

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_ldiaf import LDIAF
+from tf_ldiaf.gates import all_gates_open
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,33 @@ def test_steps_draw_anew(tiny, images):
         elbos.append(model.train_on_batch(images(8), return_dict=True)["elbo"])
         model.reset_metrics()
     assert abs(elbos[0] - elbos[1]) > 1e-3
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("launched", [False, True])
+def test_a_skipped_step_leaves_no_trace_but_its_count(tiny, images, launched, jit_compile):
+    """A batch with a NaN between two others changes no weight, no moment and no mean."""
+    first, bad, last = np.split(images(24), 3)
+    bad[3, 1, 1] = np.nan
+    found = []
+    for batches in ([first, last], [first, bad, last]):
+        keras.utils.set_random_seed(0)
+        config = tiny("ldiaf", on_nonfinite="skip", jit_compile=jit_compile, ema_decay=0.9)
+        model = LDIAF(config, all_gates_open(3)).compile()
+        model.build((None, 3, 3))
+        data = tf.data.Dataset.from_tensors((np.stack(batches), len(batches))) if launched else np.concatenate(batches)
+        model.fit(data, batch_size=8, shuffle=False, verbose=0)
+        found.append(model)
+    clean, skipped = found
+    for ours, theirs in zip(skipped.variables, clean.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(skipped.optimizer.variables, clean.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(skipped.term_means.variables, clean.term_means.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert float(clean.nonfinite_steps.result()) == 0
+    assert float(skipped.nonfinite_steps.result()) == 1
+    assert clean.nonfinite_steps.first_terms() is None
+    step, terms = skipped.nonfinite_steps.first_terms()
+    assert step == 2
+    assert {"elbo", "reconstruction", "gradient_norm"} <= set(terms)

@@ -1,9 +1,9 @@
-"""Active units against variances that are known."""
+"""Active units against variances that are known; which terms were not finite, and when."""
 
 import numpy as np
 import pytest
 
-from tf_ldiaf.metrics import ActiveUnits
+from tf_ldiaf.metrics import ActiveUnits, NonFiniteSteps
 
 
 def codes_of(variances, num=400, loc=0.0):
@@ -47,3 +47,19 @@ def test_variance_is_weighted():
     metric = ActiveUnits((2, 3), threshold=0.7)
     metric.update_state(codes_of([1, 0.9, 1, 0.9, 1, 0.9], 2), np.array([1.0, 3.0]))
     assert float(metric.result()) == 3
+
+
+def test_the_first_step_that_is_not_finite_is_kept_and_all_are_counted():
+    metric = NonFiniteSteps(["a", "b", "c"])
+    ones = np.ones((3, 4), "float32")
+    inf, nan = ones.copy(), ones.copy()
+    inf[1, 2], nan[0, 0], nan[2, 3] = -np.inf, np.nan, np.nan
+    assert [bool(metric.update_state(values, step)) for step, values in enumerate([ones, ones, inf, ones, nan])] == [
+        True, True, False, True, False,
+    ]  # fmt: skip
+    assert float(metric.result()) == 2
+    assert metric.first_terms() == (3, ["b"])
+    metric.reset_state()
+    assert metric.first_terms() is None
+    metric.update_state(nan, 7)
+    assert metric.first_terms() == (8, ["a", "c"])

@@ -79,6 +79,7 @@ def test_history_has_the_same_terms_of_training_and_validation(run):
     [names] = {tuple(row) for row in run.read_history()}
     terms = {"elbo", "reconstruction", "kl", "kl_node_1", "kl_node_2"}
     others = {"phase", "epoch", "gradient_norm", "learning_rate", "temperature", "kl_weight", "images_per_second"}
+    others |= {"nonfinite_steps"}
     assert set(names) == terms | {f"val_{name}" for name in terms} | {"val_active_units"} | others
     for row in run.read_history():
         for prefix in ("", "val_"):
@@ -282,9 +283,24 @@ def test_a_learning_rate_that_diverges_is_one_sentence(tiny, tmp_path, monkeypat
     folder = RunFolder(tmp_path / "run")
     folder.create(tiny("vae", **SMALL))
     monkeypatch.setattr(training.schedules, "make_optimizer", lambda *_: keras.optimizers.SGD(1e30))
-    with pytest.raises(ConfigError, match=r"--learning_rate must keep the ELBO finite.*epoch 1 of the final phase"):
+    with pytest.raises(
+        ConfigError, match=r"must keep training finite.*elbo.*step [1-4] of the final phase \(epoch 1\)"
+    ):
         train(folder)
     assert not folder.best.exists()
+
+
+def test_skipped_steps_are_counted_in_the_history(tiny, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny("vae", on_nonfinite="skip", steps_per_execution=1, **SMALL))
+    images = data.load(folder.read_config())._replace(test=None)
+    train_images = images.train.astype("float32")
+    train_images[5] = np.nan
+    training.train(folder.read_config(), images._replace(train=train_images), folder)
+    [row] = folder.read_history()
+    assert row["nonfinite_steps"] == 1
+    assert np.isfinite(row["elbo"])
+    assert all(np.isfinite(v).all() for v in evaluation.load_best(folder).get_weights())
 
 
 def test_settings_that_were_changed_by_hand_are_refused(run, tmp_path):

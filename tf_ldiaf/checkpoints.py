@@ -22,7 +22,7 @@ class Progress(typing.NamedTuple):
     phase: str  # "structure" or "final"
     epoch: int  # epochs of the phase that are finished
     launch: int  # launches of the next epoch that are done
-    means: list  # the running sums of `TermMeans` over them
+    counters: list  # what is counted over an epoch, after them
     rows: list  # of the history, all phases
     gate_epochs: list  # {epoch, probs} of each epoch of the structure phase
 

@@ -145,6 +145,11 @@ class Config:
     early_stopping_patience: int = _setting(
         0, "Stop a phase after this many epochs without a better validation ELBO (0: never).", low=0
     )
+    on_nonfinite: str = _setting(
+        "stop",
+        "When a term of a step is infinite or not a number: stop the run, or skip the step and count it.",
+        choices=("stop", "skip"),
+    )
     seed: int = _setting(0, "Everything random in a training is a function of it.", low=0, high=2**31 - 1)
     steps_per_execution: int = _setting(25, "Training steps in one launch; changes nothing but the speed.", low=1)
     jit_compile: bool = _setting(True, "Compile the training step with XLA.")

@@ -26,15 +26,39 @@ class TermMeans(keras.metrics.Metric):
         """name -> mean."""
         return dict(zip(self.names, tf.unstack(self.sums / self.num), strict=True))
 
-    def state(self) -> list:
-        """What `restore` takes: plain numbers, exact."""
-        return [float(self.num), self.sums.numpy().tolist()]
 
-    def restore(self, state) -> None:
-        """Goes on from a `state`."""
-        num, sums = state
-        self.num.assign(num)
-        self.sums.assign(sums)
+class NonFiniteSteps(keras.metrics.Metric):
+    """How many training steps had a term that was infinite or not a number, and which were the first one's.
+
+    Args:
+        names: of the terms.
+    """
+
+    def __init__(self, names, name="nonfinite_steps"):
+        super().__init__(name=name)
+        self.names = list(names)
+        self.num = self.add_variable((), "zeros", name="num")
+        self.first = self.add_variable((), "zeros", dtype="int32", name="first")
+        self.terms = self.add_variable((len(self.names),), "zeros", name="terms")
+
+    def update_state(self, values, step):
+        """Takes the values [names, B] of a step, counted from 0; returns whether all are finite."""
+        is_bad = tf.logical_not(tf.reduce_all(tf.math.is_finite(values), axis=1))
+        is_any_bad = tf.reduce_any(is_bad)
+        is_first = tf.logical_and(is_any_bad, tf.equal(self.num.value, 0.0))
+        self.first.assign(tf.where(is_first, step + 1, self.first.value))
+        self.terms.assign(tf.where(is_first, tf.cast(is_bad, tf.float32), self.terms.value))
+        self.num.assign_add(tf.cast(is_any_bad, tf.float32))
+        return tf.logical_not(is_any_bad)
+
+    def result(self):
+        return tf.convert_to_tensor(self.num)
+
+    def first_terms(self):
+        """(step, counted from 1, and the names of its terms that were not finite), or None."""
+        if not int(self.first):
+            return None
+        return int(self.first), [name for name, bad in zip(self.names, self.terms.numpy(), strict=True) if bad]
 
 
 class ActiveUnits(keras.metrics.Metric):

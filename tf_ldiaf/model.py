@@ -11,7 +11,7 @@ from tf_ldiaf.bounds import Terms
 from tf_ldiaf.config import Config
 from tf_ldiaf.latents import LatentGraph
 from tf_ldiaf.layers import softplus
-from tf_ldiaf.metrics import ActiveUnits, TermMeans
+from tf_ldiaf.metrics import ActiveUnits, NonFiniteSteps, TermMeans
 from tf_ldiaf.networks import mlp
 from tf_ldiaf.noise import bernoulli
 
@@ -47,6 +47,7 @@ class LDIAF(keras.Model):
         self.encoder = mlp(config.encoder_units, "encoder")
         nodes = [f"kl_node_{n + 1}" for n in range(config.num_nodes)]
         self.term_means = TermMeans(["elbo", "reconstruction", "kl", *nodes, "gradient_norm"])
+        self.nonfinite_steps = NonFiniteSteps(self.term_means.names)
         self.active_units = ActiveUnits((config.num_nodes, config.node_dim))
         self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
         self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
@@ -131,8 +132,16 @@ class LDIAF(keras.Model):
                 loss += price * tf.reduce_sum(self.gates.probs())
         gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
         gradients, norm = schedules.clip(gradients, self.config.clip_norm)
+        values = self._values(terms, norm)
+        is_finite = self.nonfinite_steps.update_state(values, step)
+        if self.config.on_nonfinite == "skip":
+            tf.cond(is_finite, lambda: self._learn(gradients, values, weight), lambda: None)
+        else:
+            self._learn(gradients, values, weight)
+
+    def _learn(self, gradients, values, weight):
         self.optimizer.apply(gradients, self.trainable_variables)
-        self._update_means(terms, weight, norm)
+        self.term_means.update_state(values, weight)
 
     def test_step(self, data):
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -140,7 +149,7 @@ class LDIAF(keras.Model):
         seed = tf.random.fold_in([self.config.seed, 1], batch)
         self.evaluated_batches.update_state(1.0)
         bottom_up = self.infer(x)
-        self._update_means(self._terms(x, bottom_up, seed, 1), weight, 0.0)
+        self.term_means.update_state(self._values(self._terms(x, bottom_up, seed, 1), 0.0), weight)
         self.active_units.update_state(self.codes_and_innovations(bottom_up)[1], weight)
         return self._shown_means() | {"active_units": self.active_units.result()}
 
@@ -148,12 +157,12 @@ class LDIAF(keras.Model):
         means = self.term_means.result()
         return {name: means[name] for name in ("elbo", "reconstruction", "kl")}
 
-    def _update_means(self, terms, weight, gradient_norm):
+    def _values(self, terms, gradient_norm):
+        """What `term_means` averages: [names, B]."""
         kl = tf.reduce_mean(terms.kl_per_node(), axis=0)
         elbo, reconstruction = tf.reduce_mean(terms.elbo(), axis=0), tf.reduce_mean(terms.log_likelihood, axis=0)
         gradient_norm = tf.broadcast_to(gradient_norm, tf.shape(elbo))
-        values = [elbo, reconstruction, tf.reduce_sum(kl, axis=-1), *tf.unstack(kl, axis=-1), gradient_norm]
-        self.term_means.update_state(tf.stack(values), weight)
+        return tf.stack([elbo, reconstruction, tf.reduce_sum(kl, axis=-1), *tf.unstack(kl, axis=-1), gradient_norm])
 
     # Prior, posterior, likelihood
 

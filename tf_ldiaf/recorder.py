@@ -43,20 +43,23 @@ class Recorder(keras.callbacks.Callback):
         self.launches_before = 0
         if epoch == self.progress.epoch and self.progress.launch:
             self.launches_before = self.progress.launch
-            self.model.term_means.restore(self.progress.means)
+            for variable, value in zip(self._counters(), self.progress.counters, strict=True):
+                variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None):
+        if self.model.config.on_nonfinite == "stop":
+            self._check_finite()
         in_epoch = batch + 1 < self.params["steps"]  # else the epoch's end is at hand
         if in_epoch and self._is_due():
-            means = self.model.term_means.state()
-            self._write_checkpoints(epoch=self.epoch, launch=self.launches_before + batch + 1, means=means)
+            launch, counters = self.launches_before + batch + 1, [v.numpy().tolist() for v in self._counters()]
+            self._write_checkpoints(epoch=self.epoch, launch=launch, counters=counters)
             self.request.obey()
 
     def on_test_begin(self, logs=None):
         # The model's means are still those of training.
         images = (self._steps_done() - self.begun_at) * min(self.model.config.batch_size, self.num_train)
         self.images_per_second = images / (time.monotonic() - self.began)
-        self.train_values = self._means()
+        self.train_values = self._means() | {"nonfinite_steps": float(self.model.nonfinite_steps.result())}
 
     def on_test_end(self, logs=None):
         # With weight averaging, the averaged weights are in the model now.
@@ -106,8 +109,22 @@ class Recorder(keras.callbacks.Callback):
             self.log.pictures(step, self.model, self.images, learned)
 
         if last or self._is_due():
-            self._write_checkpoints(epoch=epoch + 1, launch=0, means=[])
+            self._write_checkpoints(epoch=epoch + 1, launch=0, counters=[])
             self.request.obey()
+
+    def _check_finite(self):
+        first = self.model.nonfinite_steps.first_terms()
+        if first is not None:
+            step, terms = first
+            raise ConfigError(
+                f"--learning_rate must keep training finite. Received: {self.model.config.learning_rate}, with which "
+                f"{', '.join(terms)} in step {step} of the {self.phase} phase (epoch {self.epoch + 1}) were not; "
+                "--on_nonfinite=skip leaves such steps out."
+            )
+
+    def _counters(self):
+        """Variables of what is counted over an epoch."""
+        return [*self.model.term_means.variables, *self.model.nonfinite_steps.variables]
 
     def _steps_done(self):
         return int(self.model.optimizer.iterations)

@@ -1,15 +1,18 @@
 """What TensorBoard shows of a run."""
 
+import contextlib
+
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
 from tf_ldiaf import pictures
-from tf_ldiaf.config import Config
+from tf_ldiaf.config import Config, ConfigError
 from tf_ldiaf.gates import most_probable_graph
 
 _NUM_SAMPLES = 36
 _NUM_RECONSTRUCTIONS = 8
+_SCRATCH = "part-"
 
 
 class TensorBoardLog:
@@ -20,18 +23,22 @@ class TensorBoardLog:
     Args:
         folder: where the event files go.
         step: what they say of later steps is forgotten: the run goes on from there.
+
+    Raises (every method):
+        ConfigError: the folder cannot be written.
     """
 
     def __init__(self, folder, step: int = 0):
-        for file in folder.glob("*/events.*"):
+        for file in folder.glob("*/*events.*"):
             _forget_after(step, file)
+        self.folder = folder
         self.train = tf.summary.create_file_writer(str(folder / "train"))
         self.valid = tf.summary.create_file_writer(str(folder / "validation"))
 
     def hyper_parameters(self, config: Config) -> None:
         """The settings, for the HParams page, which shows them beside the validation scalars."""
         settings = config.to_json()
-        with self.valid.as_default():
+        with self._writing(self.valid):
             hp.hparams({k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()})
 
     def scalars(self, step: int, row: dict) -> None:
@@ -42,22 +49,22 @@ class TensorBoardLog:
                 continue
             if tag == "phase":
                 value = float(value == "final")
-            with writer.as_default(step):
+            with self._writing(writer, step):
                 tf.summary.scalar(tag.replace("kl_node_", "kl_per_node/z"), value)
 
     def gates(self, step: int, gate_probs) -> None:
         """The probability of every gate."""
-        with self.train.as_default(step):
+        with self._writing(self.train, step):
             for child, parent in zip(*np.triu_indices(len(gate_probs), k=1), strict=True):
                 tf.summary.scalar(f"gate_probs/z{child + 1}_given_z{parent + 1}", gate_probs[child][parent])
 
     def pictures(self, step: int, model, images, gate_probs) -> None:
         """Samples, reconstructions (original above reconstruction) and the latent graph."""
-        with self.valid.as_default(step):
-            samples = model.sample(_NUM_SAMPLES, seed=0)["probs"]
+        samples = model.sample(_NUM_SAMPLES, seed=0)["probs"]
+        x = tf.cast(images[:_NUM_RECONSTRUCTIONS], tf.float32)
+        pairs = tf.concat([x, model.reconstruct(x, seed=0)["probs"]], axis=0)
+        with self._writing(self.valid, step):
             tf.summary.image("samples", _as_batch(pictures.grid(samples)))
-            x = tf.cast(images[:_NUM_RECONSTRUCTIONS], tf.float32)
-            pairs = tf.concat([x, model.reconstruct(x, seed=0)["probs"]], axis=0)
             tf.summary.image("reconstructions", _as_batch(pictures.grid(pairs, columns=_NUM_RECONSTRUCTIONS)))
             if len(gate_probs) > 1:
                 graph = pictures.latent_graph(most_probable_graph(gate_probs), gate_probs)
@@ -65,12 +72,23 @@ class TensorBoardLog:
 
     def flush(self) -> None:
         """All that was said is in the files."""
-        self.train.flush()
-        self.valid.flush()
+        for writer in (self.train, self.valid):
+            with self._writing(writer):
+                writer.flush()
 
     def close(self) -> None:
-        self.train.close()
-        self.valid.close()
+        for writer in (self.train, self.valid):
+            with self._writing(writer):
+                writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self, writer, step=None):
+        try:
+            with writer.as_default(step):
+                yield
+        except tf.errors.OpError as error:
+            reason = error.message.splitlines()[0]
+            raise ConfigError(f"{self.folder} must be a folder that can be written. Received: {reason}.") from None
 
 
 def _as_batch(picture):
@@ -78,19 +96,22 @@ def _as_batch(picture):
 
 
 def _forget_after(step, file):
-    """Drops the events of later steps, and what a killed process left half written."""
+    """Drops the events of later steps (all, if that is 0), and what a killed process left half written."""
     kept, dropped = [], False
     try:
         for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            is_later = tf.compat.v1.Event.FromString(record).step > step
-            dropped |= is_later
-            if not is_later:
-                kept.append(record)
+            event = tf.compat.v1.Event.FromString(record)
+            is_kept = bool(step) and event.step <= step
+            dropped |= not is_kept
+            if is_kept:
+                kept.append((record, event))
     except tf.errors.DataLossError:
         dropped = True
-    if dropped:
-        scratch = file.with_name("part-" + file.name)
+    if not any(event.HasField("summary") for _, event in kept) or file.name.startswith(_SCRATCH):
+        file.unlink()
+    elif dropped:
+        scratch = file.with_name(_SCRATCH + file.name)
         with tf.io.TFRecordWriter(str(scratch)) as writer:
-            for record in kept:
+            for record, _ in kept:
                 writer.write(record)
         scratch.replace(file)

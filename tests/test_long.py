@@ -1,0 +1,119 @@
+"""What takes minutes: `make test-long`. Each prints what it did."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_cli import environment
+
+from tf_ldiaf.run_folder import RunFolder
+
+pytestmark = pytest.mark.long
+
+# The shipped command, but with a checkpoint after every launch: kills fall within writes too.
+TRAIN = """
+import sys
+from tf_ldiaf import cli, train
+
+def main():
+    with cli.quiet_tensorflow():
+        from tf_ldiaf import recorder
+    recorder._SECONDS_BETWEEN_CHECKPOINTS = 0
+    train.main()
+
+cli.run(main, "")
+"""
+FLAGS = [
+    "--method=ldiaf", "--node_dim=4", "--encoder_units=64,32", "--decoder_units=64", "--structure_epochs=5",
+    "--epochs=10", "--limit_train=768", "--batch_size=64", "--steps_per_execution=2", "--binarization=dynamic",
+    "--optimizer=adamw", "--weight_decay=0.1", "--ema_decay=0.9", "--kl_warmup_epochs=2",
+]  # fmt: skip
+
+
+def start(folder, *flags):
+    line = [sys.executable, "-u", "-c", TRAIN, f"--run_dir={folder}", *flags]
+    return subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def modified(file):
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
+def events(folder):
+    """(step, tag) of all scalars and pictures."""
+    found = []
+    for file in folder.glob("*/events.*"):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            found += [(event.step, file.parent.name, value.tag) for value in event.summary.value]
+    return sorted(found)
+
+
+def test_a_training_killed_twenty_times_ends_like_an_uninterrupted_one(tmp_path):
+    whole = start(tmp_path / "whole", *FLAGS)
+    _, errors = whole.communicate()
+    assert whole.returncode == 0, errors
+    moments, kills, warnings, begins = random.Random(0), 0, 0, []
+    last, config = (tmp_path / "killed" / name for name in ("checkpoints/last.keras", "config.json"))
+    while True:
+        process = start(tmp_path / "killed", *(["--resume"] if config.exists() else FLAGS))
+        if kills < 20:
+            # One in four at any moment from the start on, the others after the first checkpoint of this process.
+            at_any_moment = moments.random() < 0.25
+            if not at_any_moment:
+                before = modified(last)
+                while process.poll() is None and modified(last) == before:
+                    time.sleep(0.02)
+            time.sleep(moments.uniform(0, 12 if at_any_moment else 2))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+        output, errors = process.communicate()
+        begins += [" ".join(found) for found in re.findall(r"(\w+) phase:.*\nContinuing after (\S+)", output)]
+        warnings += errors.count("Warning:")
+        assert errors.count("\n") == errors.count("Warning:"), errors
+        if process.returncode == 0:
+            break
+    print(f"{kills} kills; went on from the {'; '.join(begins)}; {warnings} times from the previous checkpoint.")
+    assert kills >= 10
+
+    ours, theirs = RunFolder(tmp_path / "killed"), RunFolder(tmp_path / "whole")
+    histories = ([row | {"images_per_second": 0} for row in folder.read_history()] for folder in (ours, theirs))
+    assert next(histories) == next(histories)
+    assert ours.read_gates() == theirs.read_gates()
+    assert events(ours.tensorboard) == events(theirs.tensorboard)
+    for file in ("last", "best"):
+        models = [keras.models.load_model(getattr(folder, file)) for folder in (ours, theirs)]
+        for a, b in zip(*(model.variables + model.optimizer.variables for model in models), strict=True):
+            assert np.array_equal(a, b), (file, a.path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_intact(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=True)
+    try:
+        process = start(disk / "run", *FLAGS)
+        _, errors = process.communicate()
+        assert process.returncode == 2
+        assert re.fullmatch(r"\S+: \S+ must be a folder that can be written\. Received: .*No space left.*\n", errors)
+        files = sorted(file.name for file in (disk / "run" / "checkpoints").iterdir())
+        print("A full disk:", errors.strip(), "Kept:", files)
+        assert not any(name.startswith("part-") for name in files)
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        process = start(disk / "run", "--resume")
+        output, errors = process.communicate()
+        assert process.returncode == 0
+        assert errors == ""
+        assert "Continuing after" in output
+    finally:
+        subprocess.run(["umount", disk], check=True)
