@@ -1,6 +1,5 @@
 """The training of one run: learn the gates, fix them, train again; and how it continues after a stop."""
 
-import dataclasses
 import sys
 
 import keras
@@ -63,11 +62,12 @@ def _check(model, config, images, folder):
             f"--run_dir must hold a model of {images.train.shape[1:]} images, as {config.dataset} has now. "
             f"Received: one of {model.image_shape}."
         )
-    theirs, ours = (dataclasses.replace(c, data_dir="") for c in (model.config, config))
-    if theirs != ours:
+    theirs, ours = (vars(c) | {"data_dir": ""} for c in (model.config, config))
+    changed = [name for name in ours if ours[name] != theirs[name]]
+    if changed:
+        before, after = (", ".join(f"{name} {c[name]}" for name in changed) for c in (theirs, ours))
         raise ConfigError(
-            f"{folder.config_file} must have the settings of the run's checkpoints, {' '.join(theirs.to_flags())}. "
-            f"Received: {' '.join(ours.to_flags())}."
+            f"{folder.config_file} must have the settings of the run's checkpoints, {before}. Received: {after}."
         )
 
 
