@@ -82,6 +82,14 @@ def test_the_previous_checkpoint_takes_over(folder, capsys, damage):
     assert warning.endswith("Going on from previous.keras.")
 
 
+def test_checksums_are_verified_whatever_keras_reads(folder, written, monkeypatch):
+    monkeypatch.setattr(checkpoints.keras.models, "load_model", lambda *_, **__: written[1])
+    assert checkpoints.load(folder.best) is written[1]
+    folder.best.write_bytes(flipped(folder.best.read_bytes()))
+    with pytest.raises(ConfigError, match=r"Received: model\.weights\.h5 with a wrong checksum"):
+        checkpoints.load(folder.best)
+
+
 def test_no_flipped_byte_goes_unnoticed_or_changes_anything(folder, written):
     """Every 97th byte of the data, and every byte of the archive's own records of its members."""
     content = bytearray(folder.best.read_bytes())
