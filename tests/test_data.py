@@ -186,6 +186,10 @@ def test_launches_are_the_batches_in_order(npz, binarization, most, sizes):
     assert {x.shape for x, _ in launches} == {(sizes[0], 8, 4, 4)}
     np.testing.assert_array_equal(np.concatenate([x[:used] for x, used in launches]), np.concatenate(batches))
     assert not any(x[used:].any() for x, used in launches)
+    rest = list(data.training_launches(train, config, 1, len(sizes) - 1).take(2 * len(sizes)).as_numpy_iterator())
+    assert [used for _, used in rest] == [0] * (len(sizes) - 1) + sizes[-1:] + sizes
+    for (x, used), (same, _) in zip(rest, launches, strict=True):
+        np.testing.assert_array_equal(x[:used], same[:used])
 
 
 def test_a_batch_larger_than_the_data_is_all_of_them(npz):

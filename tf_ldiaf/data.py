@@ -67,7 +67,7 @@ def training_launches(
     """The same batches, K at a time: what `LDIAF.train_step` trains on in one XLA program.
 
     K is at most `config.steps_per_execution`, and such that the launches of an epoch are about equal; an epoch's
-    last launch may be filled up.
+    last launch may be filled up. Of the first epoch's first `first_launch` launches no batch is to be used.
 
     Returns:
         a dataset of `launches_per_epoch` elements an epoch: batches [K, B, H, W], and how many of
@@ -81,7 +81,8 @@ def training_launches(
         return tf.ensure_shape(tf.pad(batches, padding), [num, *batches.shape[1:]]), used
 
     epochs = _epochs(images, config, first_epoch)
-    launches = epochs.flat_map(lambda batches: batches.batch(num).map(filled_up)).skip(first_launch)
+    launches = epochs.flat_map(lambda batches: batches.batch(num).map(filled_up)).enumerate()
+    launches = launches.map(lambda i, launch: (launch[0], tf.where(i < first_launch, 0, launch[1])))
     return launches.prefetch(tf.data.AUTOTUNE)
 
 

@@ -21,17 +21,14 @@ class Recorder(keras.callbacks.Callback):
     Args:
         folder: the run's folder.
         progress: where the run stands: its rows and gate_epochs grow.
-        num_epochs: of the phase.
         images: the run's `Images`.
         log: the run's TensorBoard.
         request: the run is kept and left as soon as this says so.
     """
 
-    def __init__(
-        self, folder: RunFolder, progress: Progress, num_epochs: int, images: data.Images, log, request: Request
-    ):
+    def __init__(self, folder: RunFolder, progress: Progress, images: data.Images, log, request: Request):
         super().__init__()
-        self.folder, self.progress, self.num_epochs = folder, progress, num_epochs
+        self.folder, self.progress = folder, progress
         self.phase, self.rows, self.gate_epochs = progress.phase, progress.rows, progress.gate_epochs
         self.images, self.log, self.request = images.valid, log, request
         self.num_train = len(images.train)
@@ -40,19 +37,18 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.begun_at, self.began = epoch, self._steps_done(), time.monotonic()
-        self.launches_before = 0
-        if epoch == self.progress.epoch and self.progress.launch:
-            self.launches_before = self.progress.launch
+        self.done_before = self.progress.launch if epoch == self.progress.epoch else 0
+        if self.done_before:
             for variable, value in zip(self._counters(), self.progress.counters, strict=True):
                 variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None):
         if self.model.config.on_nonfinite == "stop":
             self._check_finite()
-        in_epoch = batch + 1 < self.params["steps"]  # else the epoch's end is at hand
-        if in_epoch and self._is_due():
-            launch, counters = self.launches_before + batch + 1, [v.numpy().tolist() for v in self._counters()]
-            self._write_checkpoints(epoch=self.epoch, launch=launch, counters=counters)
+        # Launches that were done before are empty; and after the last the epoch's end is at hand.
+        if self.done_before <= batch < self.params["steps"] - 1 and self._is_due():
+            counters = [variable.numpy().tolist() for variable in self._counters()]
+            self._write_checkpoints(epoch=self.epoch, launch=batch + 1, counters=counters)
             self.request.obey()
 
     def on_test_begin(self, logs=None):
@@ -93,7 +89,7 @@ class Recorder(keras.callbacks.Callback):
         if self.phase == "structure":
             self.gate_epochs.append({"epoch": epoch + 1, "probs": self.gate_probs})
 
-        last = epoch + 1 == self.num_epochs
+        last = epoch + 1 == self.params["epochs"]
         if stopped_early(self.rows, self.phase, self.model.config.early_stopping_patience):
             self.model.stop_training = last = True
         self.folder.write_history(self.rows)
@@ -104,7 +100,7 @@ class Recorder(keras.callbacks.Callback):
         self.log.scalars(step, row)
         if self.phase == "structure":
             self.log.gates(step, self.gate_probs)
-        if last or epoch % max(1, self.num_epochs // _PICTURES_PER_PHASE) == 0:
+        if last or epoch % max(1, self.params["epochs"] // _PICTURES_PER_PHASE) == 0:
             learned = self.gate_epochs[-1]["probs"] if self.gate_epochs else self.gate_probs
             self.log.pictures(step, self.model, self.images, learned)
 

@@ -73,8 +73,7 @@ def _check(model, config, images, folder):
 
 def _run_phase(config, adjacency, num_epochs, images, folder, log, model, progress):
     """Trains one phase to its end; `model` is the checkpoint to continue from, or None to begin."""
-    patience = config.early_stopping_patience
-    if progress.epoch == num_epochs or stopped_early(progress.rows, progress.phase, patience):
+    if progress.epoch == num_epochs or stopped_early(progress.rows, progress.phase, config.early_stopping_patience):
         return
     steps, launches = data.steps_per_epoch(images.train, config), data.launches_per_epoch(images.train, config)
     what = "learning the gates" if progress.phase == "structure" else "training"
@@ -86,20 +85,17 @@ def _run_phase(config, adjacency, num_epochs, images, folder, log, model, progre
         model = LDIAF(config, adjacency).compile(schedules.make_optimizer(config, num_epochs * steps))
         model.build((None, *images.train.shape[1:]))
     folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
-    begin, launch = progress.epoch, progress.launch
-    while begin < num_epochs and not stopped_early(progress.rows, progress.phase, patience):
-        end = begin + 1 if launch else num_epochs  # first what is left of an epoch
-        with stopping.deferred() as request:
-            model.fit(
-                data.training_launches(images.train, config, begin, launch),
-                steps_per_epoch=launches - launch,
-                initial_epoch=begin,
-                epochs=end,
-                validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH),
-                callbacks=[Recorder(folder, progress, num_epochs, images, log, request)],
-                verbose=1 if sys.stdout.isatty() else 2,
-            )
-        begin, launch = end, 0
+    # Not two fits where an epoch has been begun: Keras puts averaged weights in place at the end of each.
+    with stopping.deferred() as request:
+        model.fit(
+            data.training_launches(images.train, config, progress.epoch, progress.launch),
+            steps_per_epoch=launches,
+            initial_epoch=progress.epoch,
+            epochs=num_epochs,
+            validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH),
+            callbacks=[Recorder(folder, progress, images, log, request)],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
 
 
 def _describe(adjacency, probs):
