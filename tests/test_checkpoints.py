@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tf_ldiaf import checkpoints, evaluation
+from tf_ldiaf import checkpoints, evaluation, run_folder
 from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.model import LDIAF
@@ -77,6 +77,7 @@ def test_the_previous_checkpoint_takes_over(folder, capsys, damage):
     model, progress = checkpoints.read(folder)
     assert progress.phase == "structure"
     assert model.gates.fixed is None
+    assert not folder.last.exists()  # else the next write would make the damaged one the previous
     [warning] = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"Warning: {folder.last} must be an undamaged checkpoint. Received: ")
     assert warning.endswith("Going on from previous.keras.")
@@ -139,13 +140,15 @@ def test_a_checkpoint_without_progress_or_of_another_model_is_refused(folder, wr
 def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(folder, written, monkeypatch, part):
     before = {file.name: file.read_bytes() for file in folder.last.parent.iterdir()}
 
-    def full(*_, **__):
+    def full(model_or_file, path=None):
+        if path is not None:
+            path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     if part == "save":
         monkeypatch.setattr(LDIAF, "save", full)
     else:
-        monkeypatch.setattr(checkpoints.os, "fsync", full)
+        monkeypatch.setattr(run_folder.os, "fsync", full)
     for write in (
         lambda: checkpoints.write(written[1], Progress("final", 9, 0, [], [], []), folder),
         lambda: checkpoints.write_best(written[1], folder),

@@ -35,7 +35,7 @@ ALLOWED = {
     "run_folder": "config __version__",
     "latents": "config flows gates layers networks noise",
     "model": "bounds config latents layers metrics networks noise schedules",
-    "tensorboard": "config gates pictures",
+    "tensorboard": "config gates pictures run_folder",
     "checkpoints": "config model run_folder",
     "recorder": "checkpoints config data run_folder stopping",
     "training": "checkpoints config data gates model pictures recorder run_folder schedules stopping tensorboard",

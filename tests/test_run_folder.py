@@ -52,6 +52,30 @@ def test_a_config_json_of_another_program_is_no_run(tmp_path):
         RunFolder(tmp_path).check_new(overwrite=True)
 
 
+def test_what_a_killed_create_leaves_counts_as_an_empty_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "lock").write_text("")
+    (tmp_path / "part-config.json").write_text('{"sett')
+    folder.check_new(overwrite=False)
+    folder.create(Config(seed=3))
+    assert folder.read_config().seed == 3
+
+
+def test_a_killed_overwrite_leaves_a_run_until_the_end(folder, monkeypatch):
+    """The file by which a run is known goes last."""
+    folder.write_history([{"phase": "final", "epoch": 1}])
+    folder.write_gates([], None)
+    remove, removed = pathlib.Path.unlink, []
+
+    def recorded(self, **kwargs):
+        removed.append(self.name)
+        remove(self, **kwargs)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", recorded)
+    folder.create(Config())
+    assert removed.index("config.json") > max(removed.index("history.csv"), removed.index("gates.json"))
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--run_dir must be a folder that can be written.*file/run"):

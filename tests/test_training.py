@@ -1,5 +1,6 @@
 """Training and recorder: both phases, what is kept of them, and that a killed run ends as an uninterrupted one."""
 
+import dataclasses
 import shutil
 import signal
 
@@ -301,6 +302,12 @@ def test_skipped_steps_are_counted_in_the_history(tiny, tmp_path):
     assert row["nonfinite_steps"] == 1
     assert np.isfinite(row["elbo"])
     assert all(np.isfinite(v).all() for v in evaluation.load_best(folder).get_weights())
+
+
+def test_a_run_may_go_on_with_other_handling_of_steps_that_are_not_finite(run, monkeypatch):
+    monkeypatch.setattr(LDIAF, "fit", None)
+    config = dataclasses.replace(run.read_config(), on_nonfinite="skip", data_dir="/elsewhere")
+    training.train(config, data.load(config)._replace(test=None), run)
 
 
 def test_settings_that_were_changed_by_hand_are_refused(run, tmp_path):

@@ -1,8 +1,7 @@
 """Checkpoints: each is whole or not there, verified when it is read, and the one before is kept."""
 
-import contextlib
+import errno
 import json
-import os
 import sys
 import typing
 import zipfile
@@ -11,9 +10,16 @@ import keras
 
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.model import LDIAF
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.run_folder import RunFolder, replacing
 
 _PROGRESS = "progress.json"
+# What a disk, a limit or a permission may say of an undamaged file. (Keras unpacks archives in a temporary folder.)
+_NOT_DAMAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
+_NOT_DAMAGE |= {errno.ENOMEM, errno.EIO}
+
+
+class UnreadableError(ConfigError):
+    """A checkpoint that may be undamaged cannot be read."""
 
 
 class Progress(typing.NamedTuple):
@@ -33,7 +39,7 @@ def write(model, progress: Progress, folder: RunFolder) -> None:
     Raises:
         ConfigError: the folder cannot be written; its checkpoints stay as they are.
     """
-    with _replacing(folder.last, keep_as=folder.previous) as scratch:
+    with replacing(folder.last, keep_as=folder.previous) as scratch:
         model.save(scratch)
         with zipfile.ZipFile(scratch, "a") as archive:
             archive.writestr(_PROGRESS, json.dumps(progress._asdict()))
@@ -41,38 +47,18 @@ def write(model, progress: Progress, folder: RunFolder) -> None:
 
 def write_best(model, folder: RunFolder) -> None:
     """Makes these weights the best; errors as of `write`."""
-    with _replacing(folder.best) as scratch:
+    with replacing(folder.best) as scratch:
         model.save(scratch)
-
-
-@contextlib.contextmanager
-def _replacing(path, keep_as=None):
-    """A scratch file that takes the place of `path` if the block ends well, and is gone if not."""
-    scratch = path.with_name("part-" + path.name)
-    try:
-        yield scratch
-        _to_disk(scratch)
-        if keep_as is not None and path.exists():
-            os.replace(path, keep_as)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise ConfigError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _to_disk(path):
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def read(folder: RunFolder):
     """The last checkpoint that is undamaged: (model, `Progress`), or None if there was none yet.
 
-    Says on stderr if that is not the last one written.
+    Says on stderr if that is not the last one written, which is then removed.
 
     Raises:
         ConfigError: all are damaged.
+        UnreadableError: nobody can say whether one is.
     """
     if not folder.last.exists() and not folder.previous.exists():
         return None
@@ -80,11 +66,14 @@ def read(folder: RunFolder):
     for path in (folder.last, folder.previous):
         try:
             model, progress = load(path), _read_progress(path)
+        except UnreadableError:
+            raise
         except ConfigError as error:
             damage.append(str(error))
             continue
         if damage:
             print(f"Warning: {damage[0]} Going on from {path.name}.", file=sys.stderr)
+            folder.last.unlink(missing_ok=True)  # else it would become the previous one
         return model, progress
     raise ConfigError(" ".join(damage))
 
@@ -94,6 +83,7 @@ def load(path, compile=True) -> LDIAF:
 
     Raises:
         ConfigError: it is missing, damaged, or not of this package.
+        UnreadableError: the machine would not let it be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -103,6 +93,8 @@ def load(path, compile=True) -> LDIAF:
         model: typing.Any = keras.models.load_model(path, compile=compile)
     except Exception as error:  # there is no end of what readers make of a damaged archive
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _NOT_DAMAGE:
+            raise UnreadableError(f"{path} must be readable. Received: {reason}.") from None
         raise ConfigError(f"{path} must be an undamaged checkpoint. Received: {reason}.") from None
     if not isinstance(model, LDIAF):
         raise ConfigError(f"{path} must be a checkpoint of this package. Received: a {type(model).__name__}.")

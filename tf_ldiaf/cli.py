@@ -41,9 +41,9 @@ def run(main: Callable[[], None], description: str) -> None:
         description: the help's first lines.
     """
     command = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    stopping.raised_at_once()
     arguments = _flagfiles_first(sys.argv[1:])
     try:
+        stopping.raised_at_once()
         if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
             print(f"{description}\n{_help()}")
             return

@@ -77,6 +77,9 @@ class Config:
             that the method cannot use.
     """
 
+    # What a run may go on with otherwise than it began: the data may have moved.
+    CHANGEABLE: typing.ClassVar = ("data_dir", "on_nonfinite")
+
     dataset: str = _setting("digits", "digits, the name of a TFDS image data set, an .npz file, or a folder of PNGs.")
     data_dir: str = _setting("", "Where TFDS keeps its prepared data sets (default: TFDS's own choice).")
     binarization: str = _setting(

@@ -72,6 +72,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if not abs(self.train_values["elbo"] + self.valid_values["elbo"]) < float("inf"):
+            self._write_best()
             raise ConfigError(
                 f"--learning_rate must keep the ELBO finite, which it is not after epoch {epoch + 1} of the "
                 f"{self.phase} phase. Received: {self.model.config.learning_rate}."
@@ -112,10 +113,11 @@ class Recorder(keras.callbacks.Callback):
         first = self.model.nonfinite_steps.first_terms()
         if first is not None:
             step, terms = first
+            self._write_best()
             raise ConfigError(
                 f"--learning_rate must keep training finite. Received: {self.model.config.learning_rate}, with which "
                 f"{', '.join(terms)} in step {step} of the {self.phase} phase (epoch {self.epoch + 1}) were not; "
-                "--on_nonfinite=skip leaves such steps out."
+                "--resume --on_nonfinite=skip leaves such steps out."
             )
 
     def _counters(self):
@@ -131,11 +133,14 @@ class Recorder(keras.callbacks.Callback):
     def _is_due(self):
         return self.request.number is not None or time.monotonic() - self.written > _SECONDS_BETWEEN_CHECKPOINTS
 
-    def _write_checkpoints(self, **position):
-        self.log.flush()
+    def _write_best(self):
         if self.best_is_new:
             checkpoints.write_best(self.best_copy, self.folder)
             self.best_is_new = False
+
+    def _write_checkpoints(self, **position):
+        self.log.flush()
+        self._write_best()
         checkpoints.write(self.model, self.progress._replace(**position), self.folder)
         self.written = time.monotonic()
 

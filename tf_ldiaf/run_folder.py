@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from tf_ldiaf.config import Config, ConfigError
 
+_SCRATCH = "part-"
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "tensorflow-datasets", "numpy")
 
 
@@ -101,15 +102,18 @@ class RunFolder:
                 raise self._unwritable(error) from None
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise ConfigError(
                     f"--run_dir must be a folder in which no other process trains. Received: {self.path}."
                 ) from None
+            except OSError as error:
+                raise self._unwritable(error) from None
             try:
                 yield
             finally:
-                if not self._contents():
-                    shutil.rmtree(self.path)
+                with contextlib.suppress(OSError):
+                    if not self._contents():
+                        shutil.rmtree(self.path)
 
     def create(self, config: Config) -> None:
         """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
@@ -117,6 +121,13 @@ class RunFolder:
         Raises:
             ConfigError: it cannot be written.
         """
+        info = {
+            "settings": config.to_json(),
+            "versions": versions(),
+            "git_commit": _git_commit(),
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        # A process that is killed in between leaves a run, or an empty folder.
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for old in self._contents():
@@ -124,24 +135,14 @@ class RunFolder:
                     shutil.rmtree(old)
                 else:
                     old.unlink()
-            self.best.parent.mkdir()
-            write_atomically(
-                self.config_file,
-                json.dumps(
-                    {
-                        "settings": config.to_json(),
-                        "versions": versions(),
-                        "git_commit": _git_commit(),
-                        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                    },
-                    indent=2,
-                ),
-            )
         except OSError as error:
             raise self._unwritable(error) from None
+        write_atomically(self.config_file, json.dumps(info, indent=2))
 
     def _contents(self):
-        return [file for file in self.path.iterdir() if file != self.lock_file]
+        """All but the lock and what a killed process left half written; config.json, by which a run is known, last."""
+        files = [f for f in self.path.iterdir() if f != self.lock_file and not f.name.startswith(_SCRATCH)]
+        return sorted(files, key=lambda file: file == self.config_file)
 
     def _unwritable(self, error):
         return ConfigError(
@@ -208,15 +209,35 @@ class RunFolder:
         write_atomically(self.gates_file, json.dumps({"epochs": epochs, "adjacency": adjacency}))
 
 
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """The file is the old one or the new one, never half of it."""
-    scratch = path.with_name(path.name + ".part")
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, keep_as: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
+    """A scratch file that takes the place of `path` if the block ends well, and is gone if not.
+
+    What was at `path` goes to `keep_as`, if that is given.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    scratch = path.with_name(_SCRATCH + path.name)
     try:
-        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.parent.mkdir(exist_ok=True)
+        yield scratch
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        if keep_as is not None and path.exists():
+            os.replace(path, keep_as)
         os.replace(scratch, path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise ConfigError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """The file is the old one or the new one, never half of it; errors as of `replacing`."""
+    with replacing(path) as scratch:
+        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _cell(value):

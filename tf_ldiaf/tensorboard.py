@@ -9,10 +9,10 @@ from tensorboard.plugins.hparams import api as hp
 from tf_ldiaf import pictures
 from tf_ldiaf.config import Config, ConfigError
 from tf_ldiaf.gates import most_probable_graph
+from tf_ldiaf.run_folder import replacing
 
 _NUM_SAMPLES = 36
 _NUM_RECONSTRUCTIONS = 8
-_SCRATCH = "part-"
 
 
 class TensorBoardLog:
@@ -29,11 +29,12 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder, step: int = 0):
-        for file in folder.glob("*/*events.*"):
-            _forget_after(step, file)
         self.folder = folder
-        self.train = tf.summary.create_file_writer(str(folder / "train"))
-        self.valid = tf.summary.create_file_writer(str(folder / "validation"))
+        with _writing(folder):
+            for file in folder.glob("*/events.*"):
+                _forget_after(step, file)
+            self.train = tf.summary.create_file_writer(str(folder / "train"))
+            self.valid = tf.summary.create_file_writer(str(folder / "validation"))
 
     def hyper_parameters(self, config: Config) -> None:
         """The settings, for the HParams page, which shows them beside the validation scalars."""
@@ -83,12 +84,17 @@ class TensorBoardLog:
 
     @contextlib.contextmanager
     def _writing(self, writer, step=None):
-        try:
-            with writer.as_default(step):
-                yield
-        except tf.errors.OpError as error:
-            reason = error.message.splitlines()[0]
-            raise ConfigError(f"{self.folder} must be a folder that can be written. Received: {reason}.") from None
+        with _writing(self.folder), writer.as_default(step):
+            yield
+
+
+@contextlib.contextmanager
+def _writing(folder):
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{folder} must be a folder that can be written. Received: {reason}.") from None
 
 
 def _as_batch(picture):
@@ -107,11 +113,9 @@ def _forget_after(step, file):
                 kept.append((record, event))
     except tf.errors.DataLossError:
         dropped = True
-    if not any(event.HasField("summary") for _, event in kept) or file.name.startswith(_SCRATCH):
+    if not any(event.HasField("summary") for _, event in kept):
         file.unlink()
     elif dropped:
-        scratch = file.with_name(_SCRATCH + file.name)
-        with tf.io.TFRecordWriter(str(scratch)) as writer:
+        with replacing(file) as scratch, tf.io.TFRecordWriter(str(scratch)) as writer:
             for record, _ in kept:
                 writer.write(record)
-        scratch.replace(file)

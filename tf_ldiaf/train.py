@@ -24,8 +24,8 @@ def main() -> None:
         folder = RunFolder(arguments.run_dir)
         config = folder.read_config()
         for name, value in given.items():
-            if name == "data_dir":
-                config = dataclasses.replace(config, data_dir=value)  # the data may have moved
+            if name in Config.CHANGEABLE:
+                config = dataclasses.replace(config, **{name: value})
             elif value != getattr(config, name):
                 ours, theirs = ("nothing" if text == "" else text for text in (getattr(config, name), value))
                 raise ConfigError(f"--{name} must be {ours} as in the run to resume. Received: {theirs}.")

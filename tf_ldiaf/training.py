@@ -27,10 +27,15 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
         images: training and validation images are used, test images are not.
         folder: a run folder that holds `config`.
     """
-    model, progress = checkpoints.read(folder) or (None, Progress(_first_phase(config), 0, 0, [], [], []))
+    with stopping.deferred():  # Keras would take Ctrl-C for damage
+        found = checkpoints.read(folder)
+    model, progress = found or (None, Progress("structure" if config.learns_gates else "final", 0, 0, [], [], []))
+    rows, gate_epochs = progress.rows, progress.gate_epochs
     if model is not None:
         _check(model, config, images, folder)
-    rows, gate_epochs = progress.rows, progress.gate_epochs
+        model.config = config
+        folder.write_history(rows)
+        folder.write_gates(gate_epochs, model.gates.get_config()["adjacency"])
     log = TensorBoardLog(folder.tensorboard, len(rows))
     if not rows:
         log.hyper_parameters(config)
@@ -52,17 +57,13 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
     )
 
 
-def _first_phase(config):
-    return "structure" if config.learns_gates else "final"
-
-
 def _check(model, config, images, folder):
     if model.image_shape != images.train.shape[1:]:
         raise ConfigError(
             f"--run_dir must hold a model of {images.train.shape[1:]} images, as {config.dataset} has now. "
             f"Received: one of {model.image_shape}."
         )
-    theirs, ours = (vars(c) | {"data_dir": ""} for c in (model.config, config))
+    theirs, ours = (vars(c) | dict.fromkeys(Config.CHANGEABLE) for c in (model.config, config))
     changed = [name for name in ours if ours[name] != theirs[name]]
     if changed:
         before, after = (", ".join(f"{name} {c[name]}" for name in changed) for c in (theirs, ours))
