@@ -33,7 +33,7 @@ cli.run(main, "")
 """
 FLAGS = [
     "--method=ldiaf", "--node_dim=4", "--encoder_units=64,32", "--decoder_units=64", "--structure_epochs=5",
-    "--epochs=15", "--limit_train=768", "--batch_size=64", "--steps_per_execution=2", "--binarization=dynamic",
+    "--epochs=20", "--limit_train=768", "--batch_size=64", "--steps_per_execution=2", "--binarization=dynamic",
     "--optimizer=adamw", "--weight_decay=0.1", "--ema_decay=0.9", "--kl_warmup_epochs=2",
 ]  # fmt: skip
 
@@ -92,7 +92,8 @@ def test_a_training_killed_twenty_times_ends_like_an_uninterrupted_one(tmp_path)
     assert events(ours.tensorboard) == events(theirs.tensorboard)
     for file in ("last", "best"):
         models = [checkpoints.load(getattr(folder, file)) for folder in (ours, theirs)]
-        for a, b in zip(*(model.variables + model.optimizer.variables for model in models), strict=True):
+        kept = (m.variables + (m.optimizer.variables if file == "last" else []) for m in models)
+        for a, b in zip(*kept, strict=True):
             assert np.array_equal(a, b), (file, a.path)
 
 
