@@ -54,11 +54,28 @@ def test_a_config_json_of_another_program_is_no_run(tmp_path):
 
 def test_what_a_killed_create_leaves_counts_as_an_empty_folder(tmp_path):
     folder = RunFolder(tmp_path)
-    (tmp_path / "lock").write_text("")
+    (tmp_path / ".tf_ldiaf.lock").write_text("")
     (tmp_path / "part-config.json").write_text('{"sett')
     folder.check_new(overwrite=False)
     folder.create(Config(seed=3))
     assert folder.read_config().seed == 3
+
+
+@pytest.mark.parametrize("name", ["part-2.tex", "lock", "part-history.csv"])
+def test_other_files_with_names_like_ours_are_never_touched(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    folder = RunFolder(tmp_path)
+    with pytest.raises(ConfigError, match="holds other things"):
+        folder.check_new(overwrite=True)
+    with folder.locked():
+        pass
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_lock_leaves_no_empty_folder(tmp_path):
+    with RunFolder(tmp_path / "new").locked():
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_killed_overwrite_leaves_a_run_until_the_end(folder, monkeypatch):

@@ -31,7 +31,7 @@ class RunFolder:
         tensorboard/             event files
         report.md                the run on one page, with curves.png
         metrics.json             written by evaluate
-        lock                     held by the process that trains
+        .tf_ldiaf.lock           held by the process that trains
 
     Args:
         path: the folder.
@@ -49,7 +49,7 @@ class RunFolder:
         self.report_file = self.path / "report.md"
         self.curves_file = self.path / "curves.png"
         self.metrics_file = self.path / "metrics.json"
-        self.lock_file = self.path / "lock"
+        self.lock_file = self.path / ".tf_ldiaf.lock"
 
     @staticmethod
     def default_path(config: Config) -> pathlib.Path:
@@ -113,7 +113,9 @@ class RunFolder:
             finally:
                 with contextlib.suppress(OSError):
                     if not self._contents():
-                        shutil.rmtree(self.path)
+                        for file in self._remains():
+                            file.unlink(missing_ok=True)
+                        self.path.rmdir()
 
     def create(self, config: Config) -> None:
         """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
@@ -140,9 +142,13 @@ class RunFolder:
         write_atomically(self.config_file, json.dumps(info, indent=2))
 
     def _contents(self):
-        """All but the lock and what a killed process left half written; config.json, by which a run is known, last."""
-        files = [f for f in self.path.iterdir() if f != self.lock_file and not f.name.startswith(_SCRATCH)]
+        """All but the `_remains`; config.json, by which a run is known, last."""
+        files = [file for file in self.path.iterdir() if file not in self._remains()]
         return sorted(files, key=lambda file: file == self.config_file)
+
+    def _remains(self):
+        """What a process that was killed before there was a run may have left."""
+        return self.lock_file, self.config_file.with_name(_SCRATCH + self.config_file.name)
 
     def _unwritable(self, error):
         return ConfigError(
