@@ -105,5 +105,5 @@ def _read_progress(path):
     try:
         with zipfile.ZipFile(path) as archive:
             return Progress(**json.loads(archive.read(_PROGRESS)))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} must say how far its run has come. Received: {error}.") from None

@@ -26,6 +26,7 @@ _CHATTER = re.compile(
 )
 # A machine without a GPU says this too; on one with a GPU it is a real error.
 _NO_GPU = re.compile(r"failed call to cuInit|CUDA error|kernel driver does not appear to be running|cuda_diagnostics")
+_LONGEST_SENTENCE = 800
 # Compiled programs are kept up to this many bytes, and only where ten times as many are free.
 _CACHE_BYTES = 500_000_000
 
@@ -53,6 +54,9 @@ def run(main: Callable[[], None], description: str) -> None:
         main()
     except (flags.Error, ConfigError) as error:
         sentence = " ".join(str(error).removeprefix("ERROR:: ").split())
+        half = _LONGEST_SENTENCE // 2
+        if len(sentence) > 2 * half:  # someone gave a book for a number
+            sentence = f"{sentence[:half]} ... {sentence[-half:]}"
         print(f"{command}: {sentence}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
@@ -140,11 +144,17 @@ def _cache_folder():
 
 
 def _parse(command, arguments):
+    if {"--flagfile=", "-flagfile="} & set(arguments):
+        raise ConfigError("--flagfile must be the name of a file. Received: nothing.")
     try:
-        return flags.FLAGS([command, *arguments])[1:]
+        rest = flags.FLAGS([command, *arguments])[1:]
     except UnicodeDecodeError:
         files = " ".join(argument for argument in arguments if "flagfile" in argument or not argument.startswith("-"))
         raise ConfigError(f"--flagfile must be a text file in UTF-8. Received: {files}.") from None
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        if "\0" in str(value):
+            raise ConfigError(f"--{name} must be text without a null byte. Received: {value!r}.")
+    return rest
 
 
 def _flagfiles_first(arguments):

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from absl import flags
 
+_MOST = 2**31 - 1  # of any whole number: it fits what counts
 _FLOWS = "a flow"
 _GATES = "learned gates"
 
@@ -340,6 +341,8 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     for number in numbers:
         if type(number) not in (int, float) or (kind is tuple and type(number) is not int):
             raise ConfigError(f"--{name} must be a list of whole numbers. Received: {json.dumps(value, default=str)}.")
-        if not (math.isfinite(number) and field.metadata["admits"](number)):
+        if not ((kind is not float or math.isfinite(number)) and field.metadata["admits"](number)):
             raise ConfigError(f"--{name} must be {field.metadata['interval']}. Received: {number}.")
+        if kind is not float and number > _MOST:
+            raise ConfigError(f"--{name} must be at most {_MOST}. Received: {number}.")
     return value

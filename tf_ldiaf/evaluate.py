@@ -10,9 +10,13 @@ from tf_ldiaf.run_folder import RunFolder, write_atomically
 
 flags.DEFINE_string("run_dir", "", "The folder of a trained run.")
 flags.DEFINE_integer(
-    "num_importance_samples", 100, "S, draws per image of the importance-weighted bound.", lower_bound=1
+    "num_importance_samples",
+    100,
+    "S, draws per image of the importance-weighted bound.",
+    lower_bound=1,
+    upper_bound=10**9,
 )
-flags.DEFINE_integer("batch_size", 100, "Images at a time.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 100, "Images at a time.", lower_bound=1, upper_bound=10**6)
 flags.DEFINE_integer("seed", 0, "Seed of the draws.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string("data_dir", "", "Where TFDS keeps its data sets (default: as in the run).")
 

@@ -62,7 +62,7 @@ class RunFolder:
         """Whether the folder's config.json is one that `create` wrote."""
         try:
             return "tf_ldiaf" in json.loads(self.config_file.read_text())["versions"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
     def check_new(self, overwrite: bool) -> None:
@@ -89,13 +89,14 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Makes the folder if there is none; within the block no other process can train in it.
 
-        A folder that is still empty in the end is removed.
+        Folders that were made for it and are still empty in the end are removed.
 
         Raises:
             ConfigError: another process trains in it, or it cannot be written.
         """
         with contextlib.ExitStack() as held:
             try:
+                made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = held.enter_context(open(self.lock_file, "a"))
             except OSError as error:
@@ -115,7 +116,8 @@ class RunFolder:
                     if not self._contents():
                         for file in self._remains():
                             file.unlink(missing_ok=True)
-                        self.path.rmdir()
+                        for folder in made:
+                            folder.rmdir()
 
     def create(self, config: Config) -> None:
         """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
@@ -189,7 +191,7 @@ class RunFolder:
             return json.loads(file.read_text())
         except FileNotFoundError:
             raise ConfigError(f"{self.path} must hold {file.name}. Received: a run without it.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{file} must be readable JSON. Received: {error}.") from None
 
     def read_history(self) -> list[dict]:

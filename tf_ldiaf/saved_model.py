@@ -69,7 +69,7 @@ def export(folder: RunFolder, out) -> None:
     model, rows = evaluation.load_best(folder), folder.read_history()
     if not rows:
         raise ConfigError(f"--run_dir must hold the history of its training. Received: {folder.path}, which has none.")
-    served = ServedModel(model)
+    graph, served = _graph(model, folder), ServedModel(model)
     signatures = {name: getattr(served, name) for name in ("sample", "encode", "reconstruct", "log_likelihood")}
     out = pathlib.Path(out)
     scratch = out.with_name(out.name + ".part")
@@ -77,7 +77,6 @@ def export(folder: RunFolder, out) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
         tf.saved_model.save(served, str(scratch), signatures=signatures)
-        graph = _graph(model, folder)
         pictures.save_graph(graph, scratch / "graph.json")
         pictures.save_graph(graph, scratch / "graph.png")
         samples = pictures.grid(model.sample(64, seed=0)["probs"])
@@ -89,6 +88,8 @@ def export(folder: RunFolder, out) -> None:
         os.replace(scratch, out)
     except (OSError, tf.errors.OpError) as error:
         raise ConfigError(f"--out must be a folder that can be written. Received: {out} ({error}).") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _graph(model, folder):

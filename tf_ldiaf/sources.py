@@ -1,8 +1,10 @@
 """Where images come from: scikit-learn's digits, .npz files, folders of PNG images, TFDS."""
 
 import difflib
+import os
 import pathlib
 import typing
+import warnings
 import zipfile
 import zlib
 
@@ -93,9 +95,24 @@ def _read_arrays(path, flag, names=None):
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = names or {name: name for name in arrays.files[:1]}
-            return {name: arrays[key] for key, name in names.items() if key in arrays}
+            size = sum(member.file_size for member in arrays.zip.infolist())
+            if size > _memory() // 4:
+                raise ConfigError(
+                    f"{flag} must fit into a quarter of this machine's memory, {_memory() // 4:,} bytes. "
+                    f"Received: {path}, which unpacks to {size:,}."
+                )
+            found = {name: arrays[key] for key, name in names.items() if key in arrays}
     except unreadable as error:
         raise ConfigError(f"{flag} must be a readable .npz file of numbers. Received: {path} ({error}).") from None
+    for name, x in found.items():
+        if not isinstance(x, np.ndarray):
+            raise ConfigError(f"{flag} must be a readable .npz file of numbers. Received: {path}, whose {name} is not.")
+    return found
+
+
+def _memory():
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _read_folder(path):
@@ -112,13 +129,16 @@ def _read_pngs(path):
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".png")
     if not files:
         raise ConfigError(f"--dataset must be a folder with PNG images. Received: {path}, which holds none.")
+    unreadable = (OSError, UnidentifiedImageError, SyntaxError, ValueError)
+    unreadable += (Image.DecompressionBombError, Image.DecompressionBombWarning)
     pictures = []
     for file in files:
         try:
-            with Image.open(file) as picture:
-                mode = picture.mode
-                pixels = np.asarray(picture.convert("L"))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+                with Image.open(file) as picture:
+                    mode = picture.mode
+                    pixels = np.asarray(picture.convert("L"))
+        except unreadable as error:
             raise ConfigError(f"--dataset must hold readable PNG images. Received: {file} ({error}).") from None
         if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
             raise ConfigError(f"--dataset must hold PNG images of 8 bits. Received: {file} of mode {mode}.")
