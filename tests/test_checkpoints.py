@@ -24,7 +24,7 @@ def written(tiny, tmp_path_factory):
         model.build((None, 3, 3))
         model.optimizer.build(model.trainable_variables)
         rows = [{"phase": phase, "epoch": 3, "elbo": -1 / 3}]
-        checkpoints.write(model, Progress(phase, 3, 4, [7.0, [0.1, -2e-7]], rows, []), folder)
+        checkpoints.write(model, Progress(phase, 3, 4, [7.0, [0.1, -2e-7]], rows, [], 8), folder)
     checkpoints.write_best(model, folder)
     return folder, model
 
@@ -39,7 +39,7 @@ def test_what_was_written_comes_back_to_the_bit(written, capsys):
     folder, model = written
     found, progress = checkpoints.read(folder)
     assert progress == Progress(
-        "final", 3, 4, [7.0, [0.1, -2e-7]], [{"phase": "final", "epoch": 3, "elbo": -1 / 3}], []
+        "final", 3, 4, [7.0, [0.1, -2e-7]], [{"phase": "final", "epoch": 3, "elbo": -1 / 3}], [], 8
     )
     for ours, theirs in zip(found.variables, model.variables, strict=True):
         assert np.array_equal(ours, theirs)
@@ -150,7 +150,7 @@ def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(folder, written,
     else:
         monkeypatch.setattr(run_folder.os, "fsync", full)
     for write in (
-        lambda: checkpoints.write(written[1], Progress("final", 9, 0, [], [], []), folder),
+        lambda: checkpoints.write(written[1], Progress("final", 9, 0, [], [], [], 8), folder),
         lambda: checkpoints.write_best(written[1], folder),
     ):
         with pytest.raises(ConfigError, match=r"checkpoints must be a folder that can be written.*No space left"):

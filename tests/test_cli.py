@@ -244,3 +244,20 @@ def test_a_stopped_training_is_kept_and_says_how_to_continue(tmp_path, number, w
         progress = json.loads(archive.read("progress.json"))
     assert progress["rows"] == folder.read_history()
     assert progress["epoch"] == len(progress["rows"]) >= 2
+
+
+def test_an_output_that_takes_no_more_is_one_sentence_and_the_run_goes_on(tmp_path):
+    (tmp_path / "small.cfg").write_text(SMALL)
+    line = [sys.executable, "-m", "tf_ldiaf.train", "--flagfile=small.cfg", "--run_dir=run"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "train: the output takes no more text (No space left on device).\n"
+    done = command("train", "--run_dir=run", "--resume", cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(
+        [sys.executable, "-m", "tf_ldiaf.train", "--help"], env=environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        process.stdout.close()
+        assert process.stderr.read() == "train: the output takes no more text (Broken pipe).\n"

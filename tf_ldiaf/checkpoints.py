@@ -31,6 +31,7 @@ class Progress(typing.NamedTuple):
     counters: list  # what is counted over an epoch, after them
     rows: list  # of the history, all phases
     gate_epochs: list  # {epoch, probs} of each epoch of the structure phase
+    images: int  # checksum of what is trained and validated on
 
 
 def write(model, progress: Progress, folder: RunFolder) -> None:

@@ -1,6 +1,7 @@
 """How every command starts and ends: flags, one-sentence errors, a quiet TensorFlow."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -35,7 +36,7 @@ def run(main: Callable[[], None], description: str) -> None:
     """Parses the command line, then runs `main`.
 
     A flag or input that cannot be used ends the process with one sentence on stderr and code 2,
-    Ctrl-C with code 130, SIGTERM with 143.
+    Ctrl-C with code 130, SIGTERM with 143, an output that takes no more with code 1.
 
     Args:
         main: the command; it reads `flags.FLAGS`.
@@ -52,6 +53,7 @@ def run(main: Callable[[], None], description: str) -> None:
         if rest:
             raise ConfigError(f"Arguments must be flags, --name=value. Received: {' '.join(rest)}.")
         main()
+        sys.stdout.flush()
     except (flags.Error, ConfigError) as error:
         sentence = " ".join(str(error).removeprefix("ERROR:: ").split())
         half = _LONGEST_SENTENCE // 2
@@ -63,6 +65,12 @@ def run(main: Callable[[], None], description: str) -> None:
         number = stop.number if isinstance(stop, stopping.Stopped) else signal.SIGINT
         print(f"\n{command}: {'interrupted' if number == signal.SIGINT else 'terminated'}.", file=sys.stderr)
         sys.exit(128 + number)
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be printed goes nowhere
+        print(f"{command}: the output takes no more text ({error.strerror}).", file=sys.stderr)
+        sys.exit(1)
 
 
 def required(*names: str) -> None:

@@ -134,10 +134,10 @@ def _read_pngs(path):
     pictures = []
     for file in files:
         try:
-            with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-                with Image.open(file) as picture:
-                    mode = picture.mode
-                    pixels = np.asarray(picture.convert("L"))
+            bombs = warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning)
+            with bombs, Image.open(file) as picture:
+                mode = picture.mode
+                pixels = np.asarray(picture.convert("L"))
         except unreadable as error:
             raise ConfigError(f"--dataset must hold readable PNG images. Received: {file} ({error}).") from None
         if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):

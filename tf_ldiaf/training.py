@@ -1,6 +1,7 @@
 """The training of one run: learn the gates, fix them, train again; and how it continues after a stop."""
 
 import sys
+import zlib
 
 import keras
 
@@ -29,10 +30,11 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
     """
     with stopping.deferred():  # Keras would take Ctrl-C for damage
         found = checkpoints.read(folder)
-    model, progress = found or (None, Progress("structure" if config.learns_gates else "final", 0, 0, [], [], []))
+    first_phase, checksum = "structure" if config.learns_gates else "final", _checksum(images)
+    model, progress = found or (None, Progress(first_phase, 0, 0, [], [], [], checksum))
     rows, gate_epochs = progress.rows, progress.gate_epochs
     if model is not None:
-        _check(model, config, images, folder)
+        _check(model, progress, config, images, folder)
         model.config = config
         folder.write_history(rows)
         folder.write_gates(gate_epochs, model.gates.get_config()["adjacency"])
@@ -41,7 +43,7 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
         log.hyper_parameters(config)
     if progress.phase == "structure":
         _run_phase(config, None, config.structure_epochs, images, folder, log, model, progress)
-        model, progress = None, Progress("final", 0, 0, [], rows, gate_epochs)
+        model, progress = None, Progress("final", 0, 0, [], rows, gate_epochs, checksum)
     adjacency = None
     if config.learns_gates:
         adjacency = most_probable_graph(gate_epochs[-1]["probs"])
@@ -57,11 +59,20 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
     )
 
 
-def _check(model, config, images, folder):
+def _checksum(images):
+    return zlib.crc32(images.valid.tobytes(), zlib.crc32(images.train.tobytes()))
+
+
+def _check(model, progress, config, images, folder):
     if model.image_shape != images.train.shape[1:]:
         raise ConfigError(
             f"--run_dir must hold a model of {images.train.shape[1:]} images, as {config.dataset} has now. "
             f"Received: one of {model.image_shape}."
+        )
+    if progress.images != _checksum(images):
+        raise ConfigError(
+            f"--run_dir must be resumed with the images that it began with. Received: {config.dataset}, which has "
+            "others now."
         )
     theirs, ours = (vars(c) | dict.fromkeys(Config.CHANGEABLE) for c in (model.config, config))
     changed = [name for name in ours if ours[name] != theirs[name]]
