@@ -1,6 +1,8 @@
 """What takes minutes: `make test-long`. Each prints what it did."""
 
+import concurrent.futures
 import os
+import pathlib
 import random
 import re
 import signal
@@ -11,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_cli import environment
+from test_cli import REPO, environment
 
 from tf_ldiaf import checkpoints
 from tf_ldiaf.run_folder import RunFolder
@@ -123,3 +125,67 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_intact(tmp_path)
         assert "Continuing after" in output
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_two_hundred_epochs_of_digits_need_no_more_of_anything(tmp_path):
+    """Memory within 3 %, as many open files, and event files that grow by the epoch, not faster."""
+    flags = ["--dataset=digits", "--structure_epochs=10", "--epochs=190", f"--run_dir={tmp_path}/run"]
+    line, found = [sys.executable, "-u", "-m", "tf_ldiaf.train", *flags], []
+    with subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        proc = pathlib.Path(f"/proc/{process.pid}")
+        for text in process.stdout:
+            if re.match(r"Epoch \d+/190", text):
+                resident = int(re.search(r"VmRSS:\s*(\d+)", (proc / "status").read_text()).group(1)) / 1024
+                events = list((tmp_path / "run" / "tensorboard").rglob("events.*"))
+                found.append((resident, len(list((proc / "fd").iterdir())), len(events), sum(map(size, events))))
+        assert process.wait() == 0
+    found = np.array(found)
+    print("MiB, open files, event files, their bytes in epochs 20, 50, 100, 150, 190 of the final phase:")
+    print(found[[19, 49, 99, 149, 189]].round(1).tolist())
+    memory, handles, num_events, num_bytes = found[49:].T
+    assert memory.max() < 1.03 * memory.min()
+    assert handles.max() <= handles[0]
+    assert num_events.max() == num_events[0]
+    assert num_bytes[-1] - num_bytes[70] < 1.2 * (num_bytes[70] - num_bytes[0])
+    assert num_bytes[-1] < 20e6
+
+
+def size(file):
+    return file.stat().st_size
+
+
+def test_eight_threads_get_right_answers_and_soon():
+    """4,000 requests of mixed kinds and sizes to the shipped model, each compared with what it answers alone."""
+    signatures = tf.saved_model.load(str(REPO / "saved_models" / "mnist_ldiaf")).signatures
+    rng = np.random.default_rng(0)
+    digits = (rng.random((64, 28, 28)) < 0.2).astype("float32")
+
+    def request(kind, num, seed):
+        if kind == "sample":
+            return signatures[kind](num=tf.constant(num), seed=tf.constant(seed))
+        arguments = {"images": tf.constant(digits[:num])}
+        if kind != "encode":
+            arguments["seed"] = tf.constant(seed)
+        if kind == "log_likelihood":
+            arguments["num_importance_samples"] = tf.constant(4)
+        return signatures[kind](**arguments)
+
+    kinds = ("sample", "encode", "reconstruct", "log_likelihood")
+    requests = [(kind, num, seed) for kind in kinds for num in (1, 3, 8, 21, 64) for seed in (0, 1)]
+    expected = {key: {name: value.numpy() for name, value in request(*key).items()} for key in requests}
+
+    def work(thread):
+        seconds = []
+        for i in np.random.default_rng(thread).integers(0, len(requests), 500):
+            begun = time.perf_counter()
+            answer = request(*requests[i])
+            for name, value in expected[requests[i]].items():
+                assert np.allclose(answer[name].numpy(), value, rtol=1e-5, atol=1e-4), requests[i]
+            seconds.append(time.perf_counter() - begun)
+        return seconds
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        seconds = np.concatenate(list(threads.map(work, range(8))))
+    print(f"{len(seconds)} requests: median {1e3 * np.median(seconds):.1f} ms, slowest {1e3 * seconds.max():.1f} ms.")
+    assert len(seconds) == 4000
+    assert seconds.max() < 20 * np.median(seconds)
