@@ -98,3 +98,19 @@ def test_the_log_likelihood_in_float32_is_that_of_float64():
     found = special.logsumexp(np.array(ours, "float64"), axis=0) - np.log(20)
     expected = special.logsumexp(np.array(exact), axis=0) - np.log(20)
     np.testing.assert_allclose(found, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["bottom_up", "top_down"])
+@pytest.mark.parametrize("raw_scale", [-80.0, -20.0, 20.0, 80.0, np.exp(20.0)])
+def test_the_elbo_where_networks_give_extreme_scales(build, images, part, raw_scale):
+    model = build("ldiaf")
+    bias = getattr(model.graph, part).stack[-1].bias
+    bias.assign(
+        tf.concat([bias[..., :2], tf.fill(bias[..., 2:4].shape, np.float32(raw_scale)), bias[..., 4:]], axis=-1)
+    )
+    with tf.GradientTape() as tape:
+        terms = model(images(5), seed=[1, 2], training=True)
+        elbo = tf.reduce_sum(terms.elbo())
+    for value in [*terms, *tape.gradient(elbo, [v.value for v in model.trainable_variables])]:
+        assert np.isfinite(value).all()
+    assert np.isfinite(model.log_likelihood(images(5), 10)).all()
