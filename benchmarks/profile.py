@@ -70,6 +70,9 @@ def print_products(events, products, times, flops):
     """What part of the limit products alone would reach; `flops` of each of `times` equal pieces of work."""
     rate = statistics.median(matrix_product_rate() for _ in range(9))
     busy = covered((start, end) for start, end, name in events if re.match(products, name)) / times
+    if not busy:
+        print("No matrix product was recognised in the trace.")
+        return
     limit = flops / rate * 1e3
     print(
         f"Products are under way for {busy:.2f} ms. At {rate / 1e9:.0f} GFLOP/s, a large one's rate, they would take "

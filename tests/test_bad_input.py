@@ -38,7 +38,7 @@ def refusal(line, cwd, output):
     before = contents(cwd)
     process = FORKS.Process(target=run_here, args=(cwd, line, output))
     process.start()
-    process.join(20)
+    process.join(60)
     if process.is_alive():
         process.kill()
         pytest.fail("it went on")
@@ -127,13 +127,14 @@ def test_lines(line, tmp_path_factory):
         b"--epochs=3,\n",         b"\xff\xfe-\0-\0", b"\xef\xbb\xbf--epochs=3\n", b"--method=vae\0\n", b"\0\0\0",
         b"--flagfile=other.cfg\n",
         b"--\n", b"--=\n", b"x" * 100_000, b"--epochs=" + b"9" * 100_000,
-        b"{\"epochs\": 3}\n", b"--run_dir=a\n--run_dir=/dev/null\n",
+        b"{\"epochs\": 3}\n", b"--flagfile=a\0b\n",
     ],
 )  # fmt: skip
 def test_flagfiles(content, tmp_path_factory):
     place, output = folders(tmp_path_factory)
     (place / "it.cfg").write_bytes(content)
-    refusal(["train", "--flagfile=it.cfg", "--epochs=0"], place, output)
+    # That sentence would mean that the file was taken as it is.
+    assert "--epochs must be" not in refusal(["train", "--flagfile=it.cfg", "--epochs=0"], place, output)
 
 
 # Run folders
@@ -175,7 +176,8 @@ NOT_JSON += ['"text"', "3", "null", "[]", "{}", '{"versions": null}', '{"version
 CHANGES = [
     *(lambda text, content=content: content for content in NOT_JSON),
     settings(epochs="7"), settings(epochs=7.5), settings(epochs=True), settings(epochs=None), settings(epochs=-1),
-    settings(epochs=10**400), settings(epochs=[7]), settings(epochs={}), settings(learning_rate="fast"),
+    settings(epochs=10**400), settings(learning_rate=10**400),
+    settings(epochs=[7]), settings(epochs={}), settings(learning_rate="fast"),
     settings(learning_rate=1e999), settings(learning_rate=None), settings(method=None), settings(method="ldaif"),
     settings(method=3), settings(dataset=3), settings(dataset=None), settings(encoder_units=8),
     settings(encoder_units=[]), settings(encoder_units=[8, "8"]), settings(encoder_units=[8.0]),
@@ -278,6 +280,18 @@ def test_checkpoints(damage, place, tmp_path):
         assert "last.keras" in refusal(LINES[0].split(), place, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("history.csv", "a\n1\n"), ("history.csv", "phase,elbo\nfinal,1\n"), ("history.csv", "a\n" + "1" * 200_000),
+     ("gates.json", '{"epochs": [3]}'), ("gates.json", '{"epochs": [{"probs": 3}]}'),
+     ("gates.json", '{"epochs": [{"probs": [[0]]}]}'), ("gates.json", '{"epochs": [{}]}'),
+     ("metrics.json", "{}"), ("metrics.json", "[]"), ("metrics.json", "3"), ("metrics.json", "{")],
+)  # fmt: skip
+def test_records_of_another_shape(name, content, place, tmp_path):
+    (place / "run" / name).write_text(content)
+    assert name in refusal(LINES[2].split(), place, tmp_path) or content.startswith(("a\n1\n", "phase"))
+
+
 @pytest.mark.parametrize("damage", [empty, text, half, byte, folder, link])
 @pytest.mark.parametrize("name", ["history.csv", "gates.json"])
 def test_histories(name, damage, place, tmp_path):
@@ -308,7 +322,14 @@ def test_saved_models(name, damage, place, tmp_path):
     refusal(["sample", "--saved_model=saved", output], place, tmp_path)
 
 
-@pytest.mark.parametrize("graph", ["[]", "{}", "3", "[" * 100_000, '{"nodes": 3}', '{"nodes": [], "edges": [1]}'])
+TWO_NODES = '{"nodes": [{"id": "a"}, {"id": "b"}], "edges": [{"source": "a", "target": "b"%s}]}'
+
+
+@pytest.mark.parametrize(
+    "graph",
+    ["[]", "{}", "3", "[" * 100_000, '{"nodes": 3}', '{"nodes": [], "edges": [1]}', TWO_NODES % "",
+     TWO_NODES % ', "weight": "x"', TWO_NODES % ', "weight": null'],
+)  # fmt: skip
 def test_graphs(graph, place, tmp_path):
     (place / "saved" / "graph.json").write_text(graph)
     refusal(["sample", "--saved_model=saved", "--graph=a.dot"], place, tmp_path)
@@ -322,7 +343,7 @@ def test_graphs(graph, place, tmp_path):
      "sample --saved_model=saved --out=run.png --reconstruct=run", "export --run_dir=run --out=run",
      "export --run_dir=run --out=run --overwrite", "export --run_dir=run --out=saved",
      "export --run_dir=run --out=/proc/a", "export --run_dir=run --out=small.cfg --overwrite",
-     "export --run_dir=run --out=a\0b"],
+     "export --run_dir=run --out=a\0b", "export --run_dir=run --out=."],
 )  # fmt: skip
 def test_places(line, place, tmp_path):
     refusal(line.split(" "), place, tmp_path)

@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from tf_ldiaf import Config
+from tf_ldiaf import Config, cli
 from tf_ldiaf.run_folder import RunFolder
 
 REPO = pathlib.Path(__file__).parents[1]
@@ -33,7 +33,7 @@ SMALL = """
 
 def environment(*first):
     """As a user's: none of what pytest or conftest set; `first` is searched before the repository."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "KERAS_", "PYTEST_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "KERAS_", "PYT"))}
     return kept | {"PYTHONPATH": os.pathsep.join(map(str, [*first, REPO]))}
 
 
@@ -252,7 +252,7 @@ def test_an_output_that_takes_no_more_is_one_sentence_and_the_run_goes_on(tmp_pa
     with open("/dev/full", "w") as full:
         done = subprocess.run(line, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert done.stderr == "train: the output takes no more text (No space left on device).\n"
+    assert done.stderr == f"train: {cli._NO_OUTPUT}\n"
     done = command("train", "--run_dir=run", "--resume", cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stderr
     with subprocess.Popen(
@@ -260,4 +260,4 @@ def test_an_output_that_takes_no_more_is_one_sentence_and_the_run_goes_on(tmp_pa
         stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         process.stdout.close()
-        assert process.stderr.read() == "train: the output takes no more text (Broken pipe).\n"
+        assert process.stderr.read() == f"train: {cli._NO_OUTPUT}\n"

@@ -40,7 +40,7 @@ ALLOWED = {
     "recorder": "checkpoints config data run_folder stopping",
     "training": "checkpoints config data gates model pictures recorder run_folder schedules stopping tensorboard",
     "evaluation": "bounds checkpoints config data metrics model run_folder",
-    "saved_model": "config evaluation model pictures run_folder",
+    "saved_model": "config evaluation model pictures run_folder stopping",
     "sampling": "config data pictures",
     "train": "cli config data run_folder training",
     "evaluate": "cli evaluation run_folder",

@@ -1,7 +1,6 @@
 """How every command starts and ends: flags, one-sentence errors, a quiet TensorFlow."""
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import os
@@ -28,6 +27,7 @@ _CHATTER = re.compile(
 # A machine without a GPU says this too; on one with a GPU it is a real error.
 _NO_GPU = re.compile(r"failed call to cuInit|CUDA error|kernel driver does not appear to be running|cuda_diagnostics")
 _LONGEST_SENTENCE = 800
+_NO_OUTPUT = "The output must take what is printed. Received: one that is closed or full."
 # Compiled programs are kept up to this many bytes, and only where ten times as many are free.
 _CACHE_BYTES = 500_000_000
 
@@ -44,33 +44,43 @@ def run(main: Callable[[], None], description: str) -> None:
     """
     command = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     arguments = _flagfiles_first(sys.argv[1:])
+    sentence, code = "", 0
     try:
         stopping.raised_at_once()
         if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
             print(f"{description}\n{_help()}")
-            return
-        rest = _parse(command, arguments)
-        if rest:
-            raise ConfigError(f"Arguments must be flags, --name=value. Received: {' '.join(rest)}.")
-        main()
-        sys.stdout.flush()
+        else:
+            rest = _parse(command, arguments)
+            if rest:
+                raise ConfigError(f"Arguments must be flags, --name=value. Received: {' '.join(rest)}.")
+            main()
     except (flags.Error, ConfigError) as error:
-        sentence = " ".join(str(error).removeprefix("ERROR:: ").split())
-        half = _LONGEST_SENTENCE // 2
-        if len(sentence) > 2 * half:  # someone gave a book for a number
-            sentence = f"{sentence[:half]} ... {sentence[-half:]}"
-        print(f"{command}: {sentence}", file=sys.stderr)
-        sys.exit(2)
+        sentence, code = " ".join(str(error).removeprefix("ERROR:: ").split()), 2
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, stopping.Stopped) else signal.SIGINT
-        print(f"\n{command}: {'interrupted' if number == signal.SIGINT else 'terminated'}.", file=sys.stderr)
-        sys.exit(128 + number)
-    except OSError as error:
-        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
+        sentence, code = "interrupted." if number == signal.SIGINT else "terminated.", 128 + number
+    except OSError:
+        if _takes("\n"):
             raise
+        sentence, code = _NO_OUTPUT, 1
+    if not _takes("") and not code:
+        sentence, code = _NO_OUTPUT, 1
+    if len(sentence) > _LONGEST_SENTENCE:  # someone gave a book for a number
+        sentence = f"{sentence[: _LONGEST_SENTENCE // 2]} ... {sentence[-_LONGEST_SENTENCE // 2 :]}"
+    if code:
+        start = "\n" if code > 128 else ""  # after the terminal's ^C
+        print(f"{start}{command}: {sentence}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _takes(text):
+    """Whether the output takes this text and what was printed before."""
+    try:
+        print(text, end="", flush=True)
+        return True
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be printed goes nowhere
-        print(f"{command}: the output takes no more text ({error.strerror}).", file=sys.stderr)
-        sys.exit(1)
+        return False
 
 
 def required(*names: str) -> None:
@@ -156,9 +166,9 @@ def _parse(command, arguments):
         raise ConfigError("--flagfile must be the name of a file. Received: nothing.")
     try:
         rest = flags.FLAGS([command, *arguments])[1:]
-    except UnicodeDecodeError:
+    except ValueError:  # not UTF-8, or a null byte in a name
         files = " ".join(argument for argument in arguments if "flagfile" in argument or not argument.startswith("-"))
-        raise ConfigError(f"--flagfile must be a text file in UTF-8. Received: {files}.") from None
+        raise ConfigError(f"--flagfile must name a text file in UTF-8. Received: {files}.") from None
     for name, value in flags.FLAGS.flag_values_dict().items():
         if "\0" in str(value):
             raise ConfigError(f"--{name} must be text without a null byte. Received: {value!r}.")

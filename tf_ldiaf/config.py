@@ -326,7 +326,7 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 1e300 else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         expected = {tuple: "a list of whole numbers", str: "a string", int: "a whole number", bool: "true or false"}
         raise ConfigError(

@@ -1,5 +1,7 @@
 """python -m tf_ldiaf.export: a SavedModel that needs nothing but TensorFlow."""
 
+import pathlib
+
 from absl import flags
 
 from tf_ldiaf import cli
@@ -17,6 +19,8 @@ def main() -> None:
     folder = RunFolder(flags.FLAGS.run_dir)
     folder.read_config()
     out = flags.FLAGS.out or f"saved_models/{folder.path.resolve().name}"
+    if not pathlib.Path(out).name:
+        raise ConfigError(f"--out must be the name of a folder. Received: {out}.")
     with cli.quiet_tensorflow():
         from tf_ldiaf import saved_model
     if saved_model.occupied(out, flags.FLAGS.overwrite):

@@ -204,7 +204,7 @@ class RunFolder:
                     {key: value if key == "phase" else float(value) for key, value in row.items()}
                     for row in csv.DictReader(file)
                 ]
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError, csv.Error) as error:
             raise ConfigError(f"{self.history_file} must be the history of a run. Received: {error}.") from None
 
     def write_history(self, rows: list[dict]) -> None:

@@ -58,6 +58,8 @@ def write_graph(saved_model: str, out: str) -> None:
     file = pathlib.Path(saved_model) / "graph.json"
     try:
         graph = nx.node_link_graph(json.loads(file.read_text()), edges="edges")
+        for _, _, weight in graph.edges(data="weight"):
+            float(weight)
     except Exception as error:  # there is no end of what readers make of a damaged file
         raise ConfigError(f"--saved_model must hold a readable graph.json. Received: {file} ({error}).") from None
     try:

@@ -7,7 +7,7 @@ import shutil
 
 import tensorflow as tf
 
-from tf_ldiaf import evaluation, pictures
+from tf_ldiaf import evaluation, pictures, stopping
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.model import LDIAF
 from tf_ldiaf.run_folder import RunFolder
@@ -67,12 +67,13 @@ def export(folder: RunFolder, out) -> None:
         ConfigError: the run has no model or no history, or `out` cannot be written.
     """
     model, rows = evaluation.load_best(folder), folder.read_history()
-    if not rows:
+    if not rows or not {"phase", "elbo", "val_elbo"} <= set(rows[0]):
         raise ConfigError(f"--run_dir must hold the history of its training. Received: {folder.path}, which has none.")
     graph, served = _graph(model, folder), ServedModel(model)
+    card = _card(folder, model, pathlib.Path(out).name, graph)
     signatures = {name: getattr(served, name) for name in ("sample", "encode", "reconstruct", "log_likelihood")}
     out = pathlib.Path(out)
-    scratch = out.with_name(out.name + ".part")
+    scratch, old = (out.with_name(out.name + suffix) for suffix in (".part", ".old"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -82,10 +83,12 @@ def export(folder: RunFolder, out) -> None:
         samples = pictures.grid(model.sample(64, seed=0)["probs"])
         (scratch / "samples.png").write_bytes(pictures.as_png(samples))
         (scratch / "curves.png").write_bytes(pictures.as_png(pictures.draw_curves(rows)))
-        (scratch / "README.md").write_text(_card(folder, model, out.name, graph))
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(scratch, out)
+        (scratch / "README.md").write_text(card)
+        with stopping.deferred():  # there is one of them at any moment
+            if out.exists():
+                os.replace(out, old)
+            os.replace(scratch, out)
+            shutil.rmtree(old, ignore_errors=True)
     except (OSError, tf.errors.OpError) as error:
         raise ConfigError(f"--out must be a folder that can be written. Received: {out} ({error}).") from None
     finally:
@@ -95,14 +98,20 @@ def export(folder: RunFolder, out) -> None:
 def _graph(model, folder):
     adjacency = model.gates.adjacency().numpy()
     epochs = folder.read_gates()["epochs"]
-    return pictures.latent_graph(adjacency, epochs[-1]["probs"] if epochs else None)
+    try:
+        return pictures.latent_graph(adjacency, epochs[-1]["probs"] if epochs else None)
+    except (TypeError, KeyError, IndexError) as error:
+        raise ConfigError(f"{folder.gates_file} must hold the gates of a run. Received: {error!r}.") from None
 
 
 def _card(folder, model, name, graph):
     config = model.config
     info = folder.read_info()
     if folder.metrics_file.is_file():
-        numbers = evaluation.table(folder.read_metrics())
+        try:
+            numbers = evaluation.table(folder.read_metrics())
+        except (TypeError, KeyError, ValueError) as error:
+            raise ConfigError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
     else:
         numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run when this was exported."
     settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())

@@ -102,6 +102,8 @@ def _read_arrays(path, flag, names=None):
                     f"Received: {path}, which unpacks to {size:,}."
                 )
             found = {name: arrays[key] for key, name in names.items() if key in arrays}
+    except ConfigError:
+        raise
     except unreadable as error:
         raise ConfigError(f"{flag} must be a readable .npz file of numbers. Received: {path} ({error}).") from None
     for name, x in found.items():

@@ -4,6 +4,7 @@ import sys
 import zlib
 
 import keras
+import numpy as np
 
 from tf_ldiaf import checkpoints, data, pictures, schedules, stopping
 from tf_ldiaf.checkpoints import Progress
@@ -60,7 +61,7 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
 
 
 def _checksum(images):
-    return zlib.crc32(images.valid.tobytes(), zlib.crc32(images.train.tobytes()))
+    return zlib.crc32(np.ascontiguousarray(images.valid).data, zlib.crc32(np.ascontiguousarray(images.train).data))
 
 
 def _check(model, progress, config, images, folder):
@@ -69,17 +70,17 @@ def _check(model, progress, config, images, folder):
             f"--run_dir must hold a model of {images.train.shape[1:]} images, as {config.dataset} has now. "
             f"Received: one of {model.image_shape}."
         )
-    if progress.images != _checksum(images):
-        raise ConfigError(
-            f"--run_dir must be resumed with the images that it began with. Received: {config.dataset}, which has "
-            "others now."
-        )
     theirs, ours = (vars(c) | dict.fromkeys(Config.CHANGEABLE) for c in (model.config, config))
     changed = [name for name in ours if ours[name] != theirs[name]]
     if changed:
         before, after = (", ".join(f"{name} {c[name]}" for name in changed) for c in (theirs, ours))
         raise ConfigError(
             f"{folder.config_file} must have the settings of the run's checkpoints, {before}. Received: {after}."
+        )
+    if progress.images != _checksum(images):
+        raise ConfigError(
+            f"--run_dir must be resumed with the images that it began with. Received: {config.dataset}, which has "
+            "others now."
         )
 
 
