@@ -19,7 +19,7 @@ from tf_ldiaf import Config
 
 # A process that has imported TensorFlow is forked for each case: a case takes a tenth of a second, not five.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tensorflow", "matplotlib.pyplot", "sklearn.datasets", "tf_ldiaf.model"])
+FORKS.set_forkserver_preload(["PIL.Image", "tf_ldiaf.sampling", "tf_ldiaf.saved_model", "tf_ldiaf.training"])
 
 
 def run_here(cwd, line, output):
@@ -284,7 +284,7 @@ def test_checkpoints(damage, place, tmp_path):
     ("name", "content"),
     [("history.csv", "a\n1\n"), ("history.csv", "phase,elbo\nfinal,1\n"), ("history.csv", "a\n" + "1" * 200_000),
      ("gates.json", '{"epochs": [3]}'), ("gates.json", '{"epochs": [{"probs": 3}]}'),
-     ("gates.json", '{"epochs": [{"probs": [[0]]}]}'), ("gates.json", '{"epochs": [{}]}'),
+     ("gates.json", '{"epochs": [{"probs": [[0]]}]}'), ("gates.json", '{"epochs": [{}]}'), ("gates.json", "[" * 10**5),
      ("metrics.json", "{}"), ("metrics.json", "[]"), ("metrics.json", "3"), ("metrics.json", "{")],
 )  # fmt: skip
 def test_records_of_another_shape(name, content, place, tmp_path):

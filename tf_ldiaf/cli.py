@@ -1,13 +1,8 @@
 """How every command starts and ends: flags, one-sentence errors, a quiet TensorFlow."""
 
 import contextlib
-import hashlib
-import importlib.metadata
 import os
-import pathlib
-import platform
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -15,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from tf_ldiaf import stopping
+from tf_ldiaf import compiled_programs, stopping
 from tf_ldiaf.config import ConfigError
 
 # What TensorFlow says of itself on a machine where all is well.
@@ -28,8 +23,6 @@ _CHATTER = re.compile(
 _NO_GPU = re.compile(r"failed call to cuInit|CUDA error|kernel driver does not appear to be running|cuda_diagnostics")
 _LONGEST_SENTENCE = 800
 _NO_OUTPUT = "The output must take what is printed. Received: one that is closed or full."
-# Compiled programs are kept up to this many bytes, and only where ten times as many are free.
-_CACHE_BYTES = 500_000_000
 
 
 def run(main: Callable[[], None], description: str) -> None:
@@ -104,7 +97,7 @@ def quiet_tensorflow() -> Iterator[None]:
     # XLA calls it an error that a kept program is not text, and that it names features which processors do not list.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_gpu else "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    _keep_compiled_programs()
+    compiled_programs.keep()
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as caught:
@@ -123,42 +116,6 @@ def quiet_tensorflow() -> Iterator[None]:
             for line in caught.read().decode(errors="replace").splitlines():
                 if not _CHATTER.search(line) and (has_gpu or not _NO_GPU.search(line)):
                     print(line, file=sys.stderr)
-
-
-def _keep_compiled_programs():
-    """Lets TensorFlow keep what XLA compiled, so that the same training starts sooner the next time.
-
-    The folder is below $XDG_CACHE_HOME or ~/.cache, one for each version of TensorFlow and kind of processor; a cache
-    that the user has set stays. Without a folder that can be written, nothing is kept.
-    """
-    given = os.environ.get("TF_XLA_FLAGS", "")
-    folder = _cache_folder()
-    if "persistent_cache_directory" in given or re.search(r"\s", str(folder)):
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < 10 * _CACHE_BYTES:
-            return
-        newest_first = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        total = 0
-        for file in newest_first:
-            total += file.stat().st_size
-            if total > _CACHE_BYTES:
-                file.unlink()
-    except (OSError, RuntimeError):
-        return
-    os.environ["TF_XLA_FLAGS"] = f"{given} --tf_xla_persistent_cache_directory={folder}".strip()
-
-
-def _cache_folder():
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text()
-        processor = "".join(sorted(set(re.findall(r"^(?:model name|flags|Features)\s*:.*", text, re.MULTILINE))))
-    except OSError:
-        processor = platform.processor()
-    kind = hashlib.sha256(f"{platform.machine()} {processor}".encode()).hexdigest()[:12]
-    return pathlib.Path(cache) / "tf_ldiaf" / f"xla-{importlib.metadata.version('tensorflow')}-{kind}"
 
 
 def _parse(command, arguments):
