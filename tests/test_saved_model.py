@@ -188,6 +188,16 @@ def test_where_a_saved_model_may_be_written(exported, tmp_path):
 # Sampling
 
 
+def test_an_export_that_fails_leaves_the_old_model_and_nothing_else(run, exported, tmp_path, monkeypatch):
+    shutil.copytree(exported, tmp_path / "out")
+    before = (tmp_path / "out" / "graph.json").read_bytes()
+    monkeypatch.setattr(pictures, "grid", lambda *_: exec("raise OSError('No space left on device')"))
+    with pytest.raises(ConfigError, match="No space left on device"):
+        saved_model.export(run, tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "graph.json").read_bytes() == before
+
+
 def test_the_same_seed_writes_the_same_samples(exported, tmp_path):
     def written(name, seed):
         arrays = sampling.write_images(str(exported), str(tmp_path / name), num=6, seed=seed)

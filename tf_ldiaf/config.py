@@ -79,7 +79,7 @@ class Config:
     """
 
     # What a run may go on with otherwise than it began: the data may have moved.
-    CHANGEABLE: typing.ClassVar = ("data_dir", "on_nonfinite")
+    CHANGEABLE: typing.ClassVar = ("data_dir", "on_nonfinite", "distribute")
 
     dataset: str = _setting("digits", "digits, the name of a TFDS image data set, an .npz file, or a folder of PNGs.")
     data_dir: str = _setting("", "Where TFDS keeps its prepared data sets (default: TFDS's own choice).")
@@ -156,6 +156,11 @@ class Config:
     )
     seed: int = _setting(0, "Everything random in a training is a function of it.", low=0, high=2**31 - 1)
     steps_per_execution: int = _setting(25, "Training steps in one launch; changes nothing but the speed.", low=1)
+    distribute: str = _setting(
+        "none",
+        "none: one device. mirrored: all GPUs here. multi_worker: all workers that TF_CONFIG or Slurm name.",
+        choices=("none", "mirrored", "multi_worker"),
+    )
     jit_compile: bool = _setting(True, "Compile the training step with XLA.")
 
     def __post_init__(self) -> None:
@@ -170,6 +175,9 @@ class Config:
             raise ConfigError(
                 f"--weight_decay needs --optimizer=adamw. Received: {self.weight_decay} with {self.optimizer}."
             )
+
+        if self.on_nonfinite == "skip" and self.distribute != "none":
+            raise ConfigError(f"--on_nonfinite=skip needs --distribute=none. Received: {self.distribute}.")
 
     def _uses(self, field: dataclasses.Field) -> bool:
         """Whether the model has what the setting needs."""

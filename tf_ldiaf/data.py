@@ -53,12 +53,14 @@ def read_images(file: str) -> np.ndarray:
     return _thresholded(sources.read_first_array(file, "--reconstruct")).astype("float32")
 
 
-def training_batches(images: np.ndarray, config: Config, first_epoch: int = 0) -> tf.data.Dataset:
+def training_batches(images: np.ndarray, config: Config, first_epoch: int = 0, strategy=None) -> tf.data.Dataset:
     """Endless batches [B, H, W] of `images`, `steps_per_epoch` of them an epoch.
 
-    The order is a function of (seed, epoch) alone. What does not fill a batch is left out of that epoch.
+    The order is a function of (seed, epoch) alone. What does not fill a batch is left out of that epoch. With a
+    `tf.distribute` strategy, each of its R replicas has [B / R, H, W] of every batch.
     """
-    return _epochs(images, config, first_epoch).flat_map(lambda batches: batches).prefetch(tf.data.AUTOTUNE)
+    batches = _epochs(images, config, first_epoch).flat_map(lambda batches: batches).prefetch(tf.data.AUTOTUNE)
+    return _spread(batches, strategy)
 
 
 def training_launches(
@@ -95,7 +97,8 @@ def _epochs(images, config, first_epoch):
         seed = tf.stack([tf.constant(config.seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=seed)
         rows = tf.reshape(order[: steps * batch], [steps, batch])
-        return tf.data.Dataset.from_tensor_slices(rows).map(lambda rows: tf.gather(pixels, rows))
+        batches = tf.data.Dataset.from_tensor_slices(rows).map(lambda rows: tf.gather(pixels, rows))
+        return batches.map(lambda x: tf.ensure_shape(x, [batch, *images.shape[1:]]))
 
     return tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).map(one_epoch)
 
@@ -110,21 +113,43 @@ def launches_per_epoch(images: np.ndarray, config: Config) -> int:
     return -(-steps_per_epoch(images, config) // config.steps_per_execution)
 
 
-def evaluation_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(images: np.ndarray, batch_size: int, strategy=None) -> tf.data.Dataset:
     """Batches (x, x, weight) in order, all of one size: the last is filled up with images of weight 0.
 
-    One size means one compilation, and the weights keep the padding out of every mean.
+    One size means one compilation, and the weights keep the padding out of every mean. With a `tf.distribute` strategy
+    the size is a multiple of its replicas, and each has its part of every batch.
     """
     size = min(batch_size, len(images))
+    size += -size % (strategy.num_replicas_in_sync if strategy is not None else 1)
     padding = -len(images) % size
-    padded = np.concatenate([images, images[:padding]])
+    padded = np.concatenate([images, np.resize(images, (padding, *images.shape[1:]))])
     weights = np.concatenate([np.ones(len(images), "float32"), np.zeros(padding, "float32")])
 
     def as_example(x, weight):
         x = tf.cast(x, tf.float32)
         return x, x, weight
 
-    return tf.data.Dataset.from_tensor_slices((padded, weights)).batch(size, drop_remainder=True).map(as_example)
+    batches = tf.data.Dataset.from_tensor_slices((padded, weights)).batch(size, drop_remainder=True).map(as_example)
+    return _spread(batches, strategy)
+
+
+def _spread(batches, strategy):
+    """The same batches for `strategy`: of each, every replica has as many images, in order."""
+    num = strategy.num_replicas_in_sync if strategy is not None else 1
+    if num == 1:
+        return batches
+
+    def of_this_machine(context):
+        here = num // context.num_input_pipelines
+        first = context.input_pipeline_id * here
+
+        def parts(*batch):
+            split = [tf.reshape(x, [num, x.shape[0] // num, *x.shape[1:]])[first : first + here] for x in batch]
+            return tf.data.Dataset.from_tensor_slices(tuple(split) if len(split) > 1 else split[0])
+
+        return batches.flat_map(parts).prefetch(tf.data.AUTOTUNE)
+
+    return strategy.distribute_datasets_from_function(of_this_machine)
 
 
 def _batch_size(images, config):

@@ -18,6 +18,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("batch_size", 100, "Images at a time.", lower_bound=1, upper_bound=10**6)
 flags.DEFINE_integer("seed", 0, "Seed of the draws.", lower_bound=0, upper_bound=2**31 - 1)
+flags.DEFINE_enum("distribute", "none", ("none", "mirrored", "multi_worker"), "As in training.")
 flags.DEFINE_string("data_dir", "", "Where TFDS keeps its data sets (default: as in the run).")
 
 
@@ -27,18 +28,23 @@ def main() -> None:
     folder = RunFolder(flags.FLAGS.run_dir)
     folder.read_config()  # a folder that is not a run is refused before TensorFlow is imported
     with cli.quiet_tensorflow():
-        from tf_ldiaf import evaluation
+        from tf_ldiaf import distribution, evaluation
+
+        strategy = distribution.make_strategy(flags.FLAGS.distribute)
     started = time.monotonic()
-    metrics = evaluation.evaluate(
-        folder,
-        num_importance_samples=flags.FLAGS.num_importance_samples,
-        batch_size=flags.FLAGS.batch_size,
-        seed=flags.FLAGS.seed,
-        data_dir=flags.FLAGS.data_dir,
-    )
-    print(evaluation.table(metrics))
-    write_atomically(folder.metrics_file, json.dumps(metrics, indent=2))
-    print(f"{time.monotonic() - started:.0f} seconds; numbers in {folder.metrics_file}")
+    with distribution.one_voice(strategy):
+        metrics = evaluation.evaluate(
+            folder,
+            num_importance_samples=flags.FLAGS.num_importance_samples,
+            batch_size=flags.FLAGS.batch_size,
+            seed=flags.FLAGS.seed,
+            data_dir=flags.FLAGS.data_dir,
+            strategy=strategy,
+        )
+        print(evaluation.table(metrics))
+        if distribution.is_chief(strategy):
+            write_atomically(folder.metrics_file, json.dumps(metrics, indent=2))
+        print(f"{time.monotonic() - started:.0f} seconds; numbers in {folder.metrics_file}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def load_best(folder: RunFolder) -> LDIAF:
 
 
 def evaluate(
-    folder: RunFolder, num_importance_samples: int, batch_size: int, seed: int = 0, data_dir: str = ""
+    folder: RunFolder, num_importance_samples: int, batch_size: int, seed: int = 0, data_dir: str = "", strategy=None
 ) -> dict:
     """Evaluates the best weights of a run on its test images.
 
@@ -43,12 +43,15 @@ def evaluate(
         batch_size: images at a time.
         seed: seed of the draws.
         data_dir: where TFDS keeps its data sets; as in the run by default.
+        strategy: what `distribution.make_strategy` made, or None: one device.
 
     Returns:
         The metrics, ready for JSON: `test_elbo`, `test_log_likelihood` and their parts in nats with
         `_stderr` (standard error of the mean over images), and what they were measured on.
     """
-    model = load_best(folder)
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        model = load_best(folder)
     config = folder.read_config()
     images = data.load(dataclasses.replace(config, data_dir=data_dir or config.data_dir)).test
     if images.shape[1:] != model.image_shape:
@@ -56,7 +59,7 @@ def evaluate(
             f"--run_dir must hold a model of {images.shape[1:]} images, as {config.dataset} has now. "
             f"Received: one of {model.image_shape}."
         )
-    values = per_image(model, images, num_importance_samples, batch_size, seed)
+    values = per_image(model, images, num_importance_samples, batch_size, seed, strategy)
     active = ActiveUnits((config.num_nodes, config.node_dim))
     active.update_state(values["innovations"])
 
@@ -80,26 +83,32 @@ def evaluate(
     }
 
 
-def per_image(model: LDIAF, images, num_importance_samples: int, batch_size: int, seed: int) -> dict[str, np.ndarray]:
-    """`LDIAF.bounds` of every image, batch by batch, with a progress bar.
+def per_image(
+    model: LDIAF, images, num_importance_samples: int, batch_size: int, seed: int, strategy=None
+) -> dict[str, np.ndarray]:
+    """`LDIAF.bounds` of every image, batch by batch, with a progress bar; every worker of a cluster has all of them.
 
     Every batch has draws of its own. The last one is filled up, so that one compilation serves all.
     """
+    strategy = strategy or tf.distribute.get_strategy()
 
     @tf.function(jit_compile=model.config.jit_compile, autograph=False)
     def step(x, batch_seed):
         return model.bounds(x, num_importance_samples, batch_seed)
 
-    batches = data.evaluation_batches(images, batch_size)
-    progress = keras.utils.Progbar(len(batches), verbose=1 if sys.stdout.isatty() else 2, unit_name="batch")
+    batches = data.evaluation_batches(images, batch_size, strategy)
+    num_batches = -(-len(images) // min(batch_size, len(images)))
+    progress = keras.utils.Progbar(num_batches, verbose=1 if sys.stdout.isatty() else 2, unit_name="batch")
     parts = []
-    for i, (x, _, weight) in enumerate(batches):
-        used = weight.numpy() > 0
+    for i, (x, _, _) in enumerate(batches):
         # Seeds far apart: a seed and the next must not share draws.
         batch_seed = tf.random.fold_in([seed, 5], i)[0]
-        parts.append({name: value.numpy()[used] for name, value in step(x, batch_seed).items()})
+        values = strategy.run(step, args=(x, batch_seed))
+        if strategy.num_replicas_in_sync > 1:
+            values = {name: strategy.gather(value, axis=0) for name, value in values.items()}
+        parts.append({name: value.numpy() for name, value in values.items()})
         progress.update(i + 1)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
 
 
 def _mean_and_stderr(values):

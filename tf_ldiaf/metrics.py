@@ -4,6 +4,15 @@ import keras
 import tensorflow as tf
 
 
+def summed(*variables):
+    """The values of a metric's variables, summed over replicas whoever reads them."""
+    context, values = tf.distribute.get_replica_context(), [tf.convert_to_tensor(v) for v in variables]
+    if context is None or context.num_replicas_in_sync == 1:
+        return values
+    values = [tf.identity(value) for value in values]  # tensors that know their device
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
 class TermMeans(keras.metrics.Metric):
     """Means over images of several quantities, in one variable. Updated with values [names, B] and weights [B].
 
@@ -24,7 +33,8 @@ class TermMeans(keras.metrics.Metric):
 
     def result(self):
         """name -> mean."""
-        return dict(zip(self.names, tf.unstack(self.sums / self.num), strict=True))
+        sums, num = summed(self.sums, self.num)
+        return dict(zip(self.names, tf.unstack(sums / num), strict=True))
 
 
 class NonFiniteSteps(keras.metrics.Metric):
@@ -41,24 +51,25 @@ class NonFiniteSteps(keras.metrics.Metric):
         self.first = self.add_variable((), "zeros", dtype="int32", name="first")
         self.terms = self.add_variable((len(self.names),), "zeros", name="terms")
 
-    def update_state(self, values, step):
-        """Takes the values [names, B] of a step, counted from 0; returns whether all are finite."""
-        is_bad = tf.logical_not(tf.reduce_all(tf.math.is_finite(values), axis=1))
+    def update_state(self, is_bad, step):
+        """Takes which terms [names] of a step, counted from 0, were not finite. Only the first replica counts them."""
+        context = tf.distribute.get_replica_context()
+        is_bad = tf.logical_and(is_bad, tf.equal(context.replica_id_in_sync_group, 0))
         is_any_bad = tf.reduce_any(is_bad)
         is_first = tf.logical_and(is_any_bad, tf.equal(self.num.value, 0.0))
         self.first.assign(tf.where(is_first, step + 1, self.first.value))
         self.terms.assign(tf.where(is_first, tf.cast(is_bad, tf.float32), self.terms.value))
         self.num.assign_add(tf.cast(is_any_bad, tf.float32))
-        return tf.logical_not(is_any_bad)
 
     def result(self):
         return tf.convert_to_tensor(self.num)
 
     def first_terms(self):
         """(step, counted from 1, and the names of its terms that were not finite), or None."""
-        if not int(self.first):
+        first = int(self.first.numpy())
+        if not first:
             return None
-        return int(self.first), [name for name, bad in zip(self.names, self.terms.numpy(), strict=True) if bad]
+        return first, [name for name, bad in zip(self.names, self.terms.numpy(), strict=True) if bad]
 
 
 class ActiveUnits(keras.metrics.Metric):
@@ -90,5 +101,6 @@ class ActiveUnits(keras.metrics.Metric):
         self.squares.assign_add(tf.einsum("bnd,b->nd", tf.square(innovations), weight))
 
     def result(self):
-        variance = self.squares / self.num - tf.square(self.sums / self.num)
+        squares, sums, num = summed(self.squares, self.sums, self.num)
+        variance = squares / num - tf.square(sums / num)
         return tf.reduce_sum(tf.cast(variance > self.threshold, tf.float32))

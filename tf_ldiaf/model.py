@@ -87,22 +87,30 @@ class LDIAF(keras.Model):
         if not optimizer.built:
             # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
             optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias"])
+        # Keras would add up the replicas' gradients; `_step` has to do so before, because it clips their sum.
+        optimizer._all_reduce_sum_gradients = list
         jit_compile = self.config.jit_compile if jit_compile is None else jit_compile
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            jit_compile = False  # XLA has no collectives on a CPU; what needs none is compiled by `_on_replica`
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         return self
 
     def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.compile(keras.saving.deserialize_keras_object(config)["optimizer"])
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, *args, callbacks=None, **kwargs):
         """As Keras's; temperature and KL weight follow the epoch, and averaged weights are what is validated."""
         if self.built and self.compiled:
-            self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
         averaging = [keras.callbacks.SwapEMAWeights()] if self.compiled and self.optimizer.use_ema else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        kwargs.setdefault("shuffle", not isinstance(x, tf.data.Dataset))
+        kwargs.setdefault("shuffle", not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)))
         return super().fit(x, *args, callbacks=[schedules.EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras would take a batch from several workers to build layers, and fails on tuples. `build` is enough."""
 
     def train_step(self, data):
         """One step on images [B, ...]; or on a launch of `data.training_launches`, one step on each of its batches.
@@ -114,11 +122,35 @@ class LDIAF(keras.Model):
             self._step(x, weight)
         else:
             tf.while_loop(lambda i: i < num_steps, lambda i: (self._step(x[i]), i + 1)[1:], [0])
-        logs = self._shown_means()
-        return logs if self.gates.fixed is not None else logs | {"temperature": tf.convert_to_tensor(self.temperature)}
+        if self.gates.fixed is not None:
+            return self._shown()
+        return self._shown(temperature=tf.convert_to_tensor(self.temperature))
 
     def _step(self, x, weight=None):
         step = tf.cast(self.optimizer.iterations, tf.int32)
+        gradients, values = self._on_replica(self._gradients, x, weight, step)
+        share_bad = self._share_bad(values)
+        replica: typing.Any = tf.distribute.get_replica_context()
+        if replica.num_replicas_in_sync > 1:
+            gradients, share_bad = replica.all_reduce(tf.distribute.ReduceOp.MEAN, (gradients, share_bad))
+        gradients, norm = schedules.clip(gradients, self.config.clip_norm)
+        values = self._with_norm(values, norm)
+        is_bad = tf.concat([share_bad > 0.0, [tf.logical_not(tf.math.is_finite(norm))]], axis=0)
+        self.nonfinite_steps.update_state(is_bad, step)
+        if self.config.on_nonfinite == "skip":
+            tf.cond(tf.reduce_any(is_bad), lambda: None, lambda: self._learn(gradients, values, weight))
+        else:
+            self._learn(gradients, values, weight)
+
+    def _on_replica(self, function, *arguments):
+        """What needs no other replica, compiled if it is not part of a larger program."""
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return function(*arguments)
+        compiled = tf.function(function, jit_compile=self.config.jit_compile, autograph=False)
+        return tf.nest.map_structure(tf.identity, compiled(*arguments))  # tensors that know their device
+
+    def _gradients(self, x, weight, step):
+        """Of the loss, for each trainable variable; and the `_values` that go with them."""
         seed = tf.random.fold_in([self.config.seed, 0], step)
         if self.config.binarization == "dynamic":
             x = bernoulli(x, tf.random.fold_in([self.config.seed, 6], step))
@@ -130,14 +162,7 @@ class LDIAF(keras.Model):
                 # Not from the start: an edge is worth nothing before its network has learned to use it.
                 price = self.config.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))
                 loss += price * tf.reduce_sum(self.gates.probs())
-        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
-        gradients, norm = schedules.clip(gradients, self.config.clip_norm)
-        values = self._values(terms, norm)
-        is_finite = self.nonfinite_steps.update_state(values, step)
-        if self.config.on_nonfinite == "skip":
-            tf.cond(is_finite, lambda: self._learn(gradients, values, weight), lambda: None)
-        else:
-            self._learn(gradients, values, weight)
+        return tape.gradient(loss, [v.value for v in self.trainable_variables]), self._values(terms)
 
     def _learn(self, gradients, values, weight):
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -148,21 +173,39 @@ class LDIAF(keras.Model):
         batch: typing.Any = tf.cast(self.evaluated_batches.total.value, tf.int32)
         seed = tf.random.fold_in([self.config.seed, 1], batch)
         self.evaluated_batches.update_state(1.0)
+        values, innovations = self._on_replica(self._validate, x, seed)
+        self.term_means.update_state(values, weight)
+        self.active_units.update_state(innovations, weight)
+        return self._shown(active_units=self.active_units.result())
+
+    def _validate(self, x, seed):
         bottom_up = self.infer(x)
-        self.term_means.update_state(self._values(self._terms(x, bottom_up, seed, 1), 0.0), weight)
-        self.active_units.update_state(self.codes_and_innovations(bottom_up)[1], weight)
-        return self._shown_means() | {"active_units": self.active_units.result()}
+        values = self._with_norm(self._values(self._terms(x, bottom_up, seed, 1)), 0.0)
+        return values, self.codes_and_innovations(bottom_up)[1]
 
-    def _shown_means(self):
+    def _shown(self, **logs):
+        """What Keras shows: some of `term_means`, and `logs`."""
         means = self.term_means.result()
-        return {name: means[name] for name in ("elbo", "reconstruction", "kl")}
+        logs |= {name: means[name] for name in ("elbo", "reconstruction", "kl")}
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras takes the mean over an axis of what workers return (keras issue 20585).
+            logs = {name: value[tf.newaxis] for name, value in logs.items()}
+        return logs
 
-    def _values(self, terms, gradient_norm):
-        """What `term_means` averages: [names, B]."""
+    def _values(self, terms):
+        """What `term_means` averages but the gradient's norm: [names - 1, B]."""
         kl = tf.reduce_mean(terms.kl_per_node(), axis=0)
         elbo, reconstruction = tf.reduce_mean(terms.elbo(), axis=0), tf.reduce_mean(terms.log_likelihood, axis=0)
-        gradient_norm = tf.broadcast_to(gradient_norm, tf.shape(elbo))
-        return tf.stack([elbo, reconstruction, tf.reduce_sum(kl, axis=-1), *tf.unstack(kl, axis=-1), gradient_norm])
+        return tf.stack([elbo, reconstruction, tf.reduce_sum(kl, axis=-1), *tf.unstack(kl, axis=-1)])
+
+    @staticmethod
+    def _with_norm(values, gradient_norm):
+        return tf.concat([values, tf.fill([1, tf.shape(values)[1]], gradient_norm)], axis=0)
+
+    @staticmethod
+    def _share_bad(values):
+        """Of each term, the share of images where it is infinite or not a number."""
+        return 1.0 - tf.reduce_mean(tf.cast(tf.math.is_finite(values), tf.float32), axis=1)
 
     # Prior, posterior, likelihood
 
@@ -306,7 +349,8 @@ class LDIAF(keras.Model):
             raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
         bottom_up = self.infer(x)
         batch = tf.shape(x)[0]
-        most = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(batch, 1), 1, num_importance_samples)
+        whole = batch * tf.distribute.get_strategy().num_replicas_in_sync
+        most = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(whole, 1), 1, num_importance_samples)
         num_chunks = -(-num_importance_samples // most)
         chunk = -(-num_importance_samples // num_chunks)  # equal, so that few draws are made in vain
 

@@ -63,15 +63,38 @@ def standard_normal(shape, seed):
     return math.sqrt(2.0) * tf.math.erfinv(2.0 * uniform(shape, seed) - 1.0)
 
 
+def of_replica(draw, shape, axis):
+    """`draw(shape)`; where a batch is spread over replicas, this replica's part of what one device would draw.
+
+    Every replica draws for the whole batch and keeps its own, so that an image's draws do not depend on how many
+    replicas there are.
+
+    Args:
+        draw: a function of a shape to a tensor whose first axes have that shape.
+        shape: [k], of this replica's part.
+        axis: the one of `shape` that counts images, of which each replica has as many.
+
+    Returns:
+        `draw`'s tensor with `shape`.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return draw(shape)
+    own = shape[axis]
+    whole = draw(tf.concat([shape[:axis], [own * context.num_replicas_in_sync], shape[axis + 1 :]], axis=0))
+    return tf.gather(whole, context.replica_id_in_sync_group * own + tf.range(own), axis=axis)
+
+
 def bernoulli(grey, seed):
     """A draw of 0 or 1 for each pixel: 1 with a probability of its grey.
 
     Args:
-        grey: uint8 in 0-255, or float in 0-1.
+        grey: [B, ...], uint8 in 0-255, or float in 0-1.
         seed: [2], int32, a stateless seed.
 
     Returns:
         float32 tensor of that shape.
     """
     scale = 255.0 if grey.dtype == tf.uint8 else 1.0
-    return tf.cast(uniform(tf.shape(grey), seed) < tf.cast(grey, tf.float32) / scale, tf.float32)
+    draws = of_replica(lambda shape: uniform(shape, seed), tf.shape(grey), axis=0)
+    return tf.cast(draws < tf.cast(grey, tf.float32) / scale, tf.float32)

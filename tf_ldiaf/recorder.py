@@ -1,10 +1,12 @@
 """What is kept of every epoch: history, gates, checkpoints, TensorBoard."""
 
+import signal
 import time
+import typing
 
 import keras
 
-from tf_ldiaf import checkpoints, data
+from tf_ldiaf import checkpoints, data, distribution
 from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.run_folder import RunFolder
@@ -43,6 +45,8 @@ class Recorder(keras.callbacks.Callback):
                 variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._is_spread():
+            return  # replicas would have to meet once more for each question; they are asked when the epoch ends
         if self.model.config.on_nonfinite == "stop":
             self._check_finite()
         # Launches that were done before are empty; and after the last the epoch's end is at hand.
@@ -52,6 +56,8 @@ class Recorder(keras.callbacks.Callback):
             self.request.obey()
 
     def on_test_begin(self, logs=None):
+        if self._is_spread() and self.model.config.on_nonfinite == "stop":
+            self._check_finite()
         # The model's means are still those of training.
         images = (self._steps_done() - self.begun_at) * min(self.model.config.batch_size, self.num_train)
         self.images_per_second = images / (time.monotonic() - self.began)
@@ -80,10 +86,11 @@ class Recorder(keras.callbacks.Callback):
         valid = {name: value for name, value in self.valid_values.items() if name != "gradient_norm"}
         row = {"phase": self.phase, "epoch": epoch + 1}
         row |= self.train_values | {f"val_{name}": value for name, value in valid.items()}
+        learning_rate: typing.Any = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         row |= {
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "temperature": float(self.model.temperature),
-            "kl_weight": float(self.model.kl_weight),
+            "learning_rate": float(learning_rate),
+            "temperature": float(self.model.temperature.numpy()),
+            "kl_weight": float(self.model.kl_weight.numpy()),
             "images_per_second": self.images_per_second,
         }
         self.rows.append(row)
@@ -105,9 +112,15 @@ class Recorder(keras.callbacks.Callback):
             learned = self.gate_epochs[-1]["probs"] if self.gate_epochs else self.gate_probs
             self.log.pictures(step, self.model, self.images, learned)
 
-        if last or self._is_due():
+        if self._is_spread() and distribution.any_asks(self.model.distribute_strategy, self.request.number is not None):
+            self.request.number = self.request.number or signal.SIGTERM
+        # The workers of a cluster save together, and their clocks may differ.
+        if last or self._is_spread() or self._is_due():
             self._write_checkpoints(epoch=epoch + 1, launch=0, counters=[])
             self.request.obey()
+
+    def _is_spread(self):
+        return self.model.distribute_strategy.num_replicas_in_sync > 1
 
     def _check_finite(self):
         first = self.model.nonfinite_steps.first_terms()
@@ -125,7 +138,7 @@ class Recorder(keras.callbacks.Callback):
         return [*self.model.term_means.variables, *self.model.nonfinite_steps.variables]
 
     def _steps_done(self):
-        return int(self.model.optimizer.iterations)
+        return int(self.model.optimizer.iterations.numpy())
 
     def _means(self):
         return {name: float(mean) for name, mean in self.model.term_means.result().items()}

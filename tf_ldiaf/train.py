@@ -1,5 +1,6 @@
 """python -m tf_ldiaf.train: trains a model and keeps the run in a folder."""
 
+import contextlib
 import dataclasses
 
 from absl import flags
@@ -31,21 +32,27 @@ def main() -> None:
                 raise ConfigError(f"--{name} must be {ours} as in the run to resume. Received: {theirs}.")
     else:
         config = Config.from_json(given)
+        if config.distribute == "multi_worker":
+            cli.required("run_dir")  # one name for all
         folder = RunFolder(arguments.run_dir or RunFolder.default_path(config))
         folder.check_new(arguments.overwrite)
 
-    with folder.locked():
-        with cli.quiet_tensorflow():
-            from tf_ldiaf import data, training
+    with cli.quiet_tensorflow():
+        from tf_ldiaf import data, distribution, training
+
+        strategy = distribution.make_strategy(config.distribute)
+    is_chief = distribution.is_chief(strategy)
+    with folder.locked() if is_chief else contextlib.nullcontext():
         images = data.load(config)
-        if not arguments.resume:
+        if is_chief and not arguments.resume:
             folder.create(config)
-        print(f"Run folder: {folder.path}", flush=True)
-        try:
-            training.train(config, images, folder)
-        except KeyboardInterrupt:
-            print(f"\nTo continue: python -m tf_ldiaf.train --run_dir={folder.path} --resume")
-            raise
+        with distribution.one_voice(strategy):
+            print(f"Run folder: {folder.path}", flush=True)
+            try:
+                training.train(config, images, folder, strategy)
+            except KeyboardInterrupt:
+                print(f"\nTo continue: python -m tf_ldiaf.train --run_dir={folder.path} --resume")
+                raise
 
 
 if __name__ == "__main__":

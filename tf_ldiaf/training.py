@@ -1,12 +1,16 @@
 """The training of one run: learn the gates, fix them, train again; and how it continues after a stop."""
 
+import contextlib
+import dataclasses
 import sys
+import tempfile
 import zlib
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tf_ldiaf import checkpoints, data, pictures, schedules, stopping
+from tf_ldiaf import checkpoints, data, distribution, pictures, schedules, stopping
 from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import Config, ConfigError
 from tf_ldiaf.gates import most_probable_graph
@@ -18,7 +22,7 @@ from tf_ldiaf.tensorboard import TensorBoardLog
 _VALIDATION_BATCH = 1000
 
 
-def train(config: Config, images: data.Images, folder: RunFolder) -> None:
+def train(config: Config, images: data.Images, folder: RunFolder, strategy=None) -> None:
     """Trains, or goes on from the folder's last checkpoint.
 
     The gates are learned in the structure phase; the most probable graph is then fixed, and a fresh
@@ -27,29 +31,54 @@ def train(config: Config, images: data.Images, folder: RunFolder) -> None:
     Args:
         config: the settings.
         images: training and validation images are used, test images are not.
-        folder: a run folder that holds `config`.
+        folder: a run folder that holds `config`. All workers of a cluster read it; only the chief writes it.
+        strategy: what `distribution.make_strategy` made, or None: one device.
     """
-    with stopping.deferred():  # Keras would take Ctrl-C for damage
+    strategy = strategy or tf.distribute.get_strategy()
+    num_replicas = strategy.num_replicas_in_sync
+    if config.batch_size % num_replicas:
+        raise ConfigError(
+            f"--batch_size must be a multiple of the {num_replicas} devices. Received: {config.batch_size}."
+        )
+    with stopping.deferred(), strategy.scope():  # Keras would take Ctrl-C for damage
         found = checkpoints.read(folder)
     first_phase, checksum = "structure" if config.learns_gates else "final", _checksum(images)
     model, progress = found or (None, Progress(first_phase, 0, 0, [], [], [], checksum))
-    rows, gate_epochs = progress.rows, progress.gate_epochs
     if model is not None:
         _check(model, progress, config, images, folder)
         model.config = config
+        if progress.launch and num_replicas > 1:
+            raise ConfigError(
+                "--distribute must be none until the epoch is finished that a run was stopped in. "
+                f"Received: {config.distribute}."
+            )
+    stand = repr(
+        (dataclasses.replace(config, data_dir=""), checksum, progress.phase, progress.epoch, len(progress.rows))
+    )
+    distribution.check_agreement(strategy, zlib.crc32(stand.encode()) >> 1)
+    with contextlib.ExitStack() as held:
+        if not distribution.is_chief(strategy):
+            # Keras wants every worker to save; what is not the chief's goes.
+            folder = RunFolder(held.enter_context(tempfile.TemporaryDirectory()))
+        _train(config, images, folder, strategy, model, progress)
+
+
+def _train(config, images, folder, strategy, model, progress):
+    rows, gate_epochs, checksum = progress.rows, progress.gate_epochs, progress.images
+    if model is not None:
         folder.write_history(rows)
         folder.write_gates(gate_epochs, model.gates.get_config()["adjacency"])
     log = TensorBoardLog(folder.tensorboard, len(rows))
     if not rows:
         log.hyper_parameters(config)
     if progress.phase == "structure":
-        _run_phase(config, None, config.structure_epochs, images, folder, log, model, progress)
+        _run_phase(config, None, config.structure_epochs, images, folder, strategy, log, model, progress)
         model, progress = None, Progress("final", 0, 0, [], rows, gate_epochs, checksum)
     adjacency = None
     if config.learns_gates:
         adjacency = most_probable_graph(gate_epochs[-1]["probs"])
         print(f"Learned graph: {_describe(adjacency, gate_epochs[-1]['probs'])}.")
-    _run_phase(config, adjacency, config.epochs, images, folder, log, model, progress)
+    _run_phase(config, adjacency, config.epochs, images, folder, strategy, log, model, progress)
     log.close()
     write_atomically(folder.report_file, _report(config, folder, rows, gate_epochs))
     write_atomically(folder.curves_file, pictures.as_png(pictures.draw_curves(rows)))
@@ -84,28 +113,34 @@ def _check(model, progress, config, images, folder):
         )
 
 
-def _run_phase(config, adjacency, num_epochs, images, folder, log, model, progress):
+def _run_phase(config, adjacency, num_epochs, images, folder, strategy, log, model, progress):
     """Trains one phase to its end; `model` is the checkpoint to continue from, or None to begin."""
     if progress.epoch == num_epochs or stopped_early(progress.rows, progress.phase, config.early_stopping_patience):
         return
     steps, launches = data.steps_per_epoch(images.train, config), data.launches_per_epoch(images.train, config)
+    if strategy.num_replicas_in_sync > 1:  # which meet between steps
+        launches, batches = steps, data.training_batches(images.train, config, progress.epoch, strategy)
+    else:
+        batches = data.training_launches(images.train, config, progress.epoch, progress.launch)
     what = "learning the gates" if progress.phase == "structure" else "training"
     print(f"{progress.phase.capitalize()} phase: {what}, {num_epochs} epochs of {steps} steps.", flush=True)
     if model is not None:
         print(f"Continuing after {progress.launch / launches + progress.epoch:.4g} epochs.", flush=True)
     else:
         keras.utils.set_random_seed(config.seed)
-        model = LDIAF(config, adjacency).compile(schedules.make_optimizer(config, num_epochs * steps))
-        model.build((None, *images.train.shape[1:]))
+        with strategy.scope():
+            model = LDIAF(config, adjacency).compile(schedules.make_optimizer(config, num_epochs * steps))
+            model.build((None, *images.train.shape[1:]))
     folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
     # Not two fits where an epoch has been begun: Keras puts averaged weights in place at the end of each.
     with stopping.deferred() as request:
         model.fit(
-            data.training_launches(images.train, config, progress.epoch, progress.launch),
+            batches,
             steps_per_epoch=launches,
             initial_epoch=progress.epoch,
             epochs=num_epochs,
-            validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH),
+            validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
+            validation_steps=-(-len(images.valid) // _VALIDATION_BATCH),
             callbacks=[Recorder(folder, progress, images, log, request)],
             verbose=1 if sys.stdout.isatty() else 2,
         )

@@ -1,0 +1,207 @@
+"""A training spread over devices and workers is the training of one device."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.test_cli import command, environment
+from tf_ldiaf import checkpoints
+from tf_ldiaf.run_folder import RunFolder
+
+# Everything that is drawn, averaged, decayed or counted: 50 steps, and a validation set that fills no batch.
+SETTINGS = """
+--num_nodes=2
+--node_dim=2
+--encoder_units=8
+--decoder_units=8
+--node_units=8
+--flow_units=8,8
+--context_dim=4
+--dataset=digits
+--binarization=dynamic
+--limit_train=320
+--batch_size=32
+--structure_epochs=2
+--epochs=3
+--kl_warmup_epochs=2
+--optimizer=adamw
+--weight_decay=0.1
+--ema_decay=0.9
+--nojit_compile
+"""
+# Sums over replicas round otherwise than sums over a batch.
+TOLERANCE = 1e-5
+
+
+def free_ports(num):
+    held = [socket.socket() for _ in range(num)]
+    for each in held:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
+
+
+def start_workers(num, folder, *flags, name="train"):
+    """A cluster of `num` workers that train in one run folder, or do what `name` says."""
+    hosts, workers = [f"127.0.0.1:{port}" for port in free_ports(num)], []
+    for i in range(num):
+        cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}}
+        line = [sys.executable, "-m", f"tf_ldiaf.{name}", "--distribute=multi_worker", f"--run_dir={folder}", *flags]
+        env = environment() | {"TF_CONFIG": json.dumps(cluster)}
+        workers.append(
+            subprocess.Popen(
+                line, env=env, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    return workers
+
+
+def end(workers, timeout=300):
+    """(code, output, errors) of each."""
+    found = []
+    for worker in workers:
+        output, errors = worker.communicate(timeout=timeout)
+        found.append((worker.returncode, output, errors))
+    return found
+
+
+def assert_same(ours, theirs, tolerance):
+    """Two runs: weights, optimizer's variables, gates and history."""
+    ours, theirs = RunFolder(ours), RunFolder(theirs)
+    for file in ("last", "best"):
+        a, b = (checkpoints.load(getattr(folder, file)) for folder in (ours, theirs))
+        kept = [m.variables + (m.optimizer.variables if file == "last" else []) for m in (a, b)]
+        for x, y in zip(*kept, strict=True):
+            np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=0, atol=tolerance, err_msg=f"{file} {x.path}")
+    assert len(theirs.read_history()) == 5
+    for x, y in zip(ours.read_history(), theirs.read_history(), strict=True):
+        assert x.keys() == y.keys()
+        for name in x.keys() - {"phase", "images_per_second"}:
+            assert x[name] == pytest.approx(y[name], rel=10 * tolerance, abs=10 * tolerance), name
+    a, b = ours.read_gates(), theirs.read_gates()
+    assert a["adjacency"] == b["adjacency"]
+    for x, y in zip(a["epochs"], b["epochs"], strict=True):
+        np.testing.assert_allclose(x["probs"], y["probs"], atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of one device; its folder has the flagfile too."""
+    place = tmp_path_factory.mktemp("spread")
+    (place / "settings.cfg").write_text(SETTINGS)
+    done = command("train", "--flagfile=settings.cfg", "--run_dir=whole", cwd=place, env=environment())
+    assert done.returncode == 0, done.stderr
+    return place / "whole"
+
+
+@pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_mirrored_devices_train_like_one(num, whole, tmp_path):
+    # Logical devices stand for GPUs; they must be there before TensorFlow first looks.
+    program = (
+        "import tensorflow as tf; from tf_ldiaf import cli, train; cpu = tf.config.list_physical_devices('CPU');"
+        f"tf.config.set_logical_device_configuration(cpu[0], {num} * [tf.config.LogicalDeviceConfiguration()]);"
+        "cli.run(train.main, '')"
+    )
+    line = [sys.executable, "-c", program, "--distribute=mirrored", f"--run_dir={tmp_path / 'run'}"]
+    line += ["--flagfile=settings.cfg"]
+    env = environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(line, cwd=whole.parent, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "run", whole, TOLERANCE)
+
+
+@pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_workers_train_like_one_and_only_the_chief_speaks_and_writes(num, whole, tmp_path):
+    found = end(start_workers(num, tmp_path / "run", f"--flagfile={whole.parent / 'settings.cfg'}"))
+    assert [code for code, _, _ in found] == [0] * num, found
+    assert "Best validation ELBO" in found[0][1]
+    assert [output for _, output, _ in found[1:]] == [""] * (num - 1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]
+    assert_same(tmp_path / "run", whole, TOLERANCE)
+    # The run of one device evaluated by all: 359 test images, of which 4 times 80 fill batches.
+    flags = ["--num_importance_samples=1000", "--batch_size=80"]
+    alone = command("evaluate", "--run_dir=whole", *flags, cwd=whole.parent, env=environment())
+    assert alone.returncode == 0, alone.stderr
+    theirs = RunFolder(whole).read_metrics()
+    RunFolder(whole).metrics_file.unlink()
+    found = end(start_workers(num, whole, *flags, name="evaluate"))
+    assert [code for code, _, _ in found] == [0] * num, found
+    assert [output for _, output, _ in found[1:]] == [""] * (num - 1)
+    ours = RunFolder(whole).read_metrics()
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_ends_the_others_with_a_sentence_and_all_go_on(victim, whole, tmp_path):
+    workers = start_workers(2, tmp_path / "run", f"--flagfile={whole.parent / 'settings.cfg'}")
+    last = tmp_path / "run" / "checkpoints" / "last.keras"
+    while not last.exists() and all(worker.poll() is None for worker in workers):
+        time.sleep(0.1)
+    workers[victim].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    code, _, errors = end(workers)[1 - victim]
+    print(f"The other worker ended {time.monotonic() - killed:.0f} s later: {errors}")
+    assert code == 2
+    assert re.fullmatch(r"train: All workers must live until the end; .*\n", errors)
+    assert time.monotonic() - killed < 60
+    found = end(start_workers(2, tmp_path / "run", "--resume"))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert_same(tmp_path / "run", whole, TOLERANCE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("alone", [0, 1])
+def test_a_worker_that_never_appears_is_one_sentence(alone, tmp_path):
+    workers = start_workers(2, tmp_path / "run")
+    workers[1 - alone].kill()
+    began = time.monotonic()
+    code, _, errors = end(workers)[alone]
+    print(f"After {time.monotonic() - began:.0f} s: {errors}")
+    assert code == 2
+    assert re.fullmatch(r"train: All workers of the cluster must start within 120 seconds\. .*\n", errors)
+    assert time.monotonic() - began < 200
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "flags", "sentence"),
+    [
+        (None, ["--run_dir=run"], "--distribute=multi_worker needs TF_CONFIG, or to be started by srun."),
+        (None, [], "--run_dir must be given."),
+        ("", ["--run_dir=run"], "TF_CONFIG must be like "),
+        ("{", ["--run_dir=run"], "TF_CONFIG must be like "),
+        ("[]", ["--run_dir=run"], "TF_CONFIG must be like "),
+        ("{}", ["--run_dir=run"], "TF_CONFIG must be like "),
+        ('{"cluster": {"worker": ["a:1"]}}', ["--run_dir=run"], "TF_CONFIG must be like "),
+        (
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}',
+            ["--run_dir=run"],
+            "TF_CONFIG must be like ",
+        ),
+        (
+            '{"cluster": {"ps": ["a:1"], "worker": ["b:1"]}, "task": {"type": "ps", "index": 0}}',
+            ["--run_dir=run"],
+            "TF_CONFIG must name workers only",
+        ),
+        (None, ["--run_dir=run", "--on_nonfinite=skip"], "--on_nonfinite=skip needs --distribute=none."),
+    ],
+)
+def test_a_cluster_that_is_not_named_rightly_is_one_sentence(cluster, flags, sentence, tmp_path):
+    env = environment() | ({} if cluster is None else {"TF_CONFIG": cluster})
+    done = command("train", "--distribute=multi_worker", *flags, cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"train: {re.escape(sentence)}.*\n", done.stderr), done.stderr
+    assert not os.listdir(tmp_path)
