@@ -24,7 +24,8 @@ EVERY_SETTING_CHANGED = {
     "clip_norm": 0.0, "kl_warmup_epochs": 2, "ema_decay": 0.999, "early_stopping_patience": 4, "seed": 2**31 - 1,
     "steps_per_execution": 7, "jit_compile": False, "on_nonfinite": "skip",
 }  # fmt: skip
-FLOW_SETTINGS_CHANGED = {"method": "vae_iaf", "flow_units": (6, 5), "context_dim": 3, "distribute": "mirrored"}
+FLOW_SETTINGS_CHANGED = {"method": "vae_iaf", "flow_units": (6, 5), "context_dim": 3, "distribute": "mirrored",
+                         "stream": True}  # fmt: skip
 EDGES_CHANGED = {"method": "ldiaf", "edges": "5-1,4-2"}
 ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGED, FLOW_SETTINGS_CHANGED, EDGES_CHANGED]
 

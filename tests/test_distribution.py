@@ -11,6 +11,8 @@ import time
 
 import numpy as np
 import pytest
+from test_data import numbered
+from test_records import prepare
 
 from tests.test_cli import command, environment
 from tf_ldiaf import checkpoints
@@ -141,6 +143,19 @@ def test_workers_train_like_one_and_only_the_chief_speaks_and_writes(num, whole,
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert ours[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), name
+
+
+def test_workers_that_read_files_of_their_own_train_like_one_that_reads_all(tmp_path):
+    prepare(tmp_path, "hundred", {"train": numbered(100)}, num_files=4)
+    (tmp_path / "settings.cfg").write_text(
+        SETTINGS.replace("--limit_train=320", "--stream").replace("digits", "hundred")
+    )
+    flags = ["--flagfile=settings.cfg", f"--data_dir={tmp_path}", "--batch_size=8"]
+    done = command("train", *flags, "--run_dir=whole", cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr
+    found = end(start_workers(2, tmp_path / "run", *flags))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert_same(tmp_path / "run", tmp_path / "whole", TOLERANCE)
 
 
 @pytest.mark.long

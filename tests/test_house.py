@@ -31,8 +31,9 @@ ALLOWED = {
     "stopping": "",
     "cli": "compiled_programs config stopping",
     "compiled_programs": "",
-    "sources": "config",
-    "data": "config noise sources",
+    "records": "config",
+    "sources": "config records",
+    "data": "config noise records sources",
     "run_folder": "config __version__",
     "latents": "config flows gates layers networks noise",
     "model": "bounds config latents layers metrics networks noise schedules",
@@ -40,8 +41,8 @@ ALLOWED = {
     "checkpoints": "config model run_folder",
     "distribution": "config",
     "recorder": "checkpoints config data distribution run_folder stopping",
-    "training": "checkpoints config data distribution gates model pictures recorder run_folder schedules stopping "
-    "tensorboard",
+    "training": "checkpoints config data distribution gates model pictures recorder records run_folder schedules "
+    "stopping tensorboard",
     "evaluation": "bounds checkpoints config data metrics model run_folder",
     "saved_model": "config evaluation model pictures run_folder stopping",
     "sampling": "config data pictures",

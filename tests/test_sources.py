@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_data import grey, numbered, save_pngs
 
-from tf_ldiaf import Config, data, sources
+from tf_ldiaf import Config, data, records, sources
 from tf_ldiaf.config import ConfigError
 
 # Inputs that cannot be used
@@ -170,7 +170,7 @@ def stripes(request, tmp_path_factory):
 
 
 def read_stripes(stripes, monkeypatch):
-    monkeypatch.setattr(sources, "_READ_BATCH", 7)
+    monkeypatch.setattr(records, "_READ_BATCH", 7)
     return sources.read(stripes[0].name, stripes[0]._data_dir_root)
 
 
@@ -196,7 +196,7 @@ def test_a_file_format_that_cannot_be_read_is_refused(stripes, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda content: b"", r"must have the 40 images that TFDS counted in train. Received: \d+ in "),
+        (lambda content: b"", r"must have readable files.*expected to contain \d+ elements but contained only 0"),
         (lambda content: content[:-9], "must have readable files"),
         (lambda content: content[:50] + b"?" + content[51:], "must have readable files"),
         (None, "must have readable files"),
@@ -214,3 +214,9 @@ def test_a_damaged_file_of_tfds_is_refused(stripes, monkeypatch, damage, words):
             read_stripes(stripes, monkeypatch)
     finally:
         file.write_bytes(content)
+
+
+def test_a_data_set_larger_than_memory_should_be_holds_is_refused_and_told_of_the_stream(stripes, monkeypatch):
+    monkeypatch.setattr(sources, "_memory", lambda: 4 * 63 * 6 * 5 - 4)
+    with pytest.raises(ConfigError, match=r"must fit into a quarter.*1,889 bytes, or be read with --stream.* of 1,890"):
+        read_stripes(stripes, monkeypatch)

@@ -98,6 +98,12 @@ class Config:
     )
     limit_train: int = _setting(0, "Train on this many images only (0: all).", low=0)
 
+    stream: bool = _setting(
+        False,
+        "Read training images from the files of a TFDS data set in every epoch, shuffled within some ten thousand, "
+        "instead of holding all in memory; of others 50,000 are held.",
+    )
+
     method: str = _setting("ldiaf", "Which settings of the model.", choices=tuple(_METHODS))
     num_nodes: int = _setting(None, "N, latent nodes.", low=1, high=1000)
     node_dim: int = _setting(None, "D, dimensions of each node.", low=1, high=100_000)
@@ -175,7 +181,8 @@ class Config:
             raise ConfigError(
                 f"--weight_decay needs --optimizer=adamw. Received: {self.weight_decay} with {self.optimizer}."
             )
-
+        if self.stream and self.limit_train:
+            raise ConfigError(f"--stream takes no --limit_train. Received: {self.limit_train}.")
         if self.on_nonfinite == "skip" and self.distribute != "none":
             raise ConfigError(f"--on_nonfinite=skip needs --distribute=none. Received: {self.distribute}.")
 

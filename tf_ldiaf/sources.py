@@ -1,6 +1,7 @@
 """Where images come from: scikit-learn's digits, .npz files, folders of PNG images, TFDS."""
 
 import difflib
+import math
 import os
 import pathlib
 import typing
@@ -9,11 +10,9 @@ import zipfile
 import zlib
 
 import numpy as np
-import tensorflow as tf
 
 from tf_ldiaf.config import ConfigError
-
-_READ_BATCH = 256
+from tf_ldiaf.records import Records
 
 
 def read(dataset: str, data_dir: str) -> dict[str, np.ndarray]:
@@ -41,7 +40,22 @@ def read(dataset: str, data_dir: str) -> dict[str, np.ndarray]:
         raise ConfigError(f"--dataset must be an .npz file or a folder of PNGs. Received: {dataset}, which {found}.")
     else:
         splits = _read_tfds(dataset, data_dir)
-    return _as_pictures(splits, "--dataset")
+    return as_pictures(splits, "--dataset")
+
+
+def open_records(dataset: str, data_dir: str) -> dict[str, Records]:
+    """The sets that a TFDS data set has among train, valid, test, not read yet; train is always there.
+
+    Args:
+        dataset: a TFDS name.
+        data_dir: where TFDS keeps its data sets; "" for its own choice.
+
+    Raises:
+        ConfigError: not a TFDS name, or a data set that is not prepared, or whose images have no common size.
+    """
+    if dataset == "digits" or dataset.endswith(".npz") or dataset.startswith((".", "~", "/")):
+        raise ConfigError(f"--stream needs a --dataset of TFDS. Received: {dataset}.")
+    return _open_tfds(dataset, data_dir)
 
 
 def read_first_array(file: str, flag: str) -> np.ndarray:
@@ -50,7 +64,7 @@ def read_first_array(file: str, flag: str) -> np.ndarray:
     Raises:
         ConfigError: the file is missing or unreadable, or its array does not hold images.
     """
-    arrays = _as_pictures(_read_arrays(pathlib.Path(file), flag), flag)
+    arrays = as_pictures(_read_arrays(pathlib.Path(file), flag), flag)
     if not any(len(x) for x in arrays.values()):
         raise ConfigError(f"{flag} must be an .npz file with images. Received: {file}, which has none.")
     return next(iter(arrays.values()))
@@ -154,6 +168,17 @@ def _read_pngs(path):
 
 
 def _read_tfds(name, data_dir):
+    splits = _open_tfds(name, data_dir)
+    size = sum(math.prod(records.shape) * np.dtype(records.dtype).itemsize for records in splits.values())
+    if size > _memory() // 4:
+        raise ConfigError(
+            f"--dataset must fit into a quarter of this machine's memory, {_memory() // 4:,} bytes, or be read with "
+            f"--stream. Received: {name} of {size:,}."
+        )
+    return {split: records.array() for split, records in splits.items()}
+
+
+def _open_tfds(name, data_dir):
     import tensorflow_datasets as tfds  # slow to import, and only needed here
 
     try:
@@ -180,7 +205,7 @@ def _read_tfds(name, data_dir):
             f"--dataset must be prepared by TFDS as tfrecord, its default. Received: {name} as {file_format.value}."
         )
     names = {"train": "train", "validation": "valid", "test": "test"}
-    return {ours: _read_tfds_split(builder, theirs) for theirs, ours in names.items() if theirs in builder.info.splits}
+    return {ours: Records.of_split(builder, theirs) for theirs, ours in names.items() if theirs in builder.info.splits}
 
 
 def _prepare(builder):
@@ -205,35 +230,12 @@ def _prepare(builder):
         downloader.MAX_RETRIES = retries
 
 
-def _read_tfds_split(builder, split):
-    features = builder.info.features
-    image, spec = features["image"], {"image": features.tf_example_spec["image"]}
+def as_pictures(splits: dict[str, np.ndarray], flag: str) -> dict[str, np.ndarray]:
+    """Every array as [n, H, W], uint8 in 0-255 or float32 in 0-1; one shape and one dtype for all.
 
-    def grey(records):
-        encoded = tf.io.parse_example(records, spec)["image"]
-        x = tf.map_fn(image.decode_example, encoded, fn_output_signature=image.tf_dtype)
-        return (tf.image.rgb_to_grayscale(x) if image.shape[-1] == 3 else x)[..., 0]
-
-    # Records are parsed by the hundred; `as_dataset` takes them one at a time, which takes three times as long.
-    info = builder.info.splits[split]
-    batches = tf.data.TFRecordDataset(info.filepaths).batch(_READ_BATCH).map(grey, num_parallel_calls=tf.data.AUTOTUNE)
-    try:
-        pixels = np.concatenate([np.zeros((0, *image.shape[:2]), image.np_dtype), *batches.as_numpy_iterator()])
-    except tf.errors.OpError as error:
-        reason = str(error.message).splitlines()[0]
-        raise ConfigError(
-            f"--dataset must have readable files. Received: {info.filepaths[0].parent} ({reason})."
-        ) from None
-    if len(pixels) != info.num_examples:
-        raise ConfigError(
-            f"--dataset must have the {info.num_examples} images that TFDS counted in {split}. "
-            f"Received: {len(pixels)} in {info.filepaths[0].parent}."
-        )
-    return pixels
-
-
-def _as_pictures(splits, flag):
-    """Every array as [n, H, W], uint8 in 0-255 or float32 in 0-1; one shape and one dtype for all."""
+    Raises:
+        ConfigError: arrays that are not images of one kind; it speaks of `flag`.
+    """
     for name, x in splits.items():
         if x.dtype == bool:
             x = x.astype("uint8")

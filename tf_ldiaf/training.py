@@ -16,6 +16,7 @@ from tf_ldiaf.config import Config, ConfigError
 from tf_ldiaf.gates import most_probable_graph
 from tf_ldiaf.model import LDIAF
 from tf_ldiaf.recorder import Recorder, best_row, stopped_early
+from tf_ldiaf.records import Records
 from tf_ldiaf.run_folder import RunFolder, write_atomically
 from tf_ldiaf.tensorboard import TensorBoardLog
 
@@ -90,7 +91,9 @@ def _train(config, images, folder, strategy, model, progress):
 
 
 def _checksum(images):
-    return zlib.crc32(np.ascontiguousarray(images.valid).data, zlib.crc32(np.ascontiguousarray(images.train).data))
+    train = images.train
+    checksum = train.checksum() if isinstance(train, Records) else zlib.crc32(np.ascontiguousarray(train).data)
+    return zlib.crc32(np.ascontiguousarray(images.valid).data, checksum)
 
 
 def _check(model, progress, config, images, folder):
@@ -133,7 +136,8 @@ def _run_phase(config, adjacency, num_epochs, images, folder, strategy, log, mod
             model.build((None, *images.train.shape[1:]))
     folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
     # Not two fits where an epoch has been begun: Keras puts averaged weights in place at the end of each.
-    with stopping.deferred() as request:
+    reading = images.train.readable() if isinstance(images.train, Records) else contextlib.nullcontext()
+    with stopping.deferred() as request, reading:
         model.fit(
             batches,
             steps_per_epoch=launches,
