@@ -41,8 +41,8 @@ ALLOWED = {
     "checkpoints": "config model run_folder",
     "distribution": "config",
     "recorder": "checkpoints config data distribution run_folder stopping",
-    "training": "checkpoints config data distribution gates model pictures recorder records run_folder schedules "
-    "stopping tensorboard",
+    "training": "checkpoints config data distribution gates model networks pictures recorder records run_folder "
+    "schedules stopping tensorboard",
     "evaluation": "bounds checkpoints config data metrics model run_folder",
     "saved_model": "config evaluation model pictures run_folder stopping",
     "sampling": "config data pictures",

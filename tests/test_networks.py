@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.networks import GaussianNetworks, mlp
+from tf_ldiaf.layers import elu
+from tf_ldiaf.networks import GaussianNetworks, mlp, picture_mlp
 
 INPUTS = [6, 3, 1]
 
@@ -31,6 +32,29 @@ def test_mlp_is_elu_layers_and_then_a_linear_one(randomise):
     network.layers[-1].set_weights([2 * w for w in network.layers[-1].get_weights()])
     np.testing.assert_allclose(network(x), 2 * once, rtol=1e-5)
     assert np.min(once) < -1
+
+
+def test_a_picture_mlp_is_dense_layers_and_then_convolutions(randomise):
+    """Against TensorFlow's own convolutions, and each pixel put in its place by hand."""
+    network = picture_mlp([7], (3, 5), (8, 12), "network")
+    network.build((None, 4))
+    randomise(network)
+    z = tf.random.stateless_normal([2, 4], [0, 0])
+    dense, grid, convolution, output = [layer.get_weights() for layer in network.layers if layer.weights]
+    x = tf.reshape(elu(elu(z @ dense[0] + dense[1]) @ grid[0] + grid[1]), [2, 2, 3, 3])
+    x = elu(tf.nn.conv2d(x, convolution[0].reshape(3, 3, 3, 5), 1, "SAME") + convolution[1])
+    cells = tf.nn.conv2d(x, output[0].reshape(3, 3, 5, 16), 1, "SAME") + output[1]
+    expected = np.zeros((2, 8, 12))
+    for row in range(8):
+        for column in range(12):
+            expected[:, row, column] = cells[:, row // 4, column // 4, 4 * (row % 4) + column % 4]
+    np.testing.assert_allclose(network(z), expected.reshape(2, 96), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (6, 8), (64,), (8, 8, 4)])
+def test_a_picture_mlp_needs_sides_that_are_multiples_of_four(shape):
+    with pytest.raises(ValueError, match=r"decoder_channels needs images .* multiples of 4\. Received"):
+        picture_mlp([7], (3,), shape, "network")
 
 
 @pytest.mark.parametrize("context_dim", [0, 4])

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import signal
+import types
 
 import keras
 import numpy as np
@@ -317,3 +318,16 @@ def test_settings_that_were_changed_by_hand_are_refused(run, tmp_path):
     folder.config_file.write_text(text.replace('"epochs": 2', '"epochs": 3'))
     with pytest.raises(ConfigError, match=r"config\.json must have the settings.*, epochs 2. Received: epochs 3"):
         train(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_devices", "words"),
+    [
+        ({"batch_size": 33}, 2, r"--batch_size must be a multiple of the 2 devices\. Received: 33"),
+        ({"decoder_channels": (4,)}, 1, r"--decoder_channels needs .* multiples of 4\. Received: 8 x 6, of digits"),
+    ],
+)
+def test_what_cannot_be_trained_is_known_before_a_folder_is_made(settings, num_devices, words, tiny, images):
+    strategy = types.SimpleNamespace(num_replicas_in_sync=num_devices)
+    with pytest.raises(ConfigError, match=words):
+        training.check(tiny(**settings), data.Images(*(images(9, (8, 6)) for _ in range(3))), strategy)

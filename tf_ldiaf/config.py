@@ -115,6 +115,12 @@ class Config:
     )
     encoder_units: tuple[int, ...] = _setting((512, 512, 256, 128), "Widths of the encoder.", low=1)
     decoder_units: tuple[int, ...] = _setting((256, 512, 512), "Hidden widths of the decoder.", low=1)
+    decoder_channels: tuple[int, ...] = _setting(
+        (),
+        "Channels of 3 x 3 convolutions between the decoder's dense layers and the pixels, at a quarter of the image's "
+        "height and width (none: dense layers only).",
+        low=1,
+    )
     node_units: tuple[int, ...] = _setting((64,), "Hidden widths of every top-down and bottom-up network.", low=1)
     flow_units: tuple[int, ...] = _setting((64, 64), "Hidden widths of every masked network.", low=1, needs=_FLOWS)
     context_dim: int = _setting(32, "Width of h, what a node's flow is told of the image.", low=1, needs=_FLOWS)
@@ -350,7 +356,7 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     choices = field.metadata["choices"]
     if choices and value not in choices:
         raise ConfigError(f"--{name} must be one of {', '.join(choices)}. Received: {value}.")
-    if kind is tuple and not value:
+    if kind is tuple and not value and field.default:
         raise ConfigError(f"--{name} must name at least one width. Received: nothing.")
     numbers: Any = value if kind is tuple else (value,) if kind in (int, float) else ()
     for number in numbers:

@@ -129,7 +129,7 @@ def one_voice(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except _LOST as error:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise
-        reason = str(error).splitlines()[0][:200]
+        reason = str(error).splitlines()[0].split("}} ")[-1][:200]  # without which function of TensorFlow it was
         raise ConfigError(
             "All workers must live until the end; start all of them again, a training with --resume. "
             f"Received: one that is gone ({reason})."

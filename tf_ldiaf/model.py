@@ -12,7 +12,7 @@ from tf_ldiaf.config import Config
 from tf_ldiaf.latents import LatentGraph
 from tf_ldiaf.layers import softplus
 from tf_ldiaf.metrics import ActiveUnits, NonFiniteSteps, TermMeans
-from tf_ldiaf.networks import mlp
+from tf_ldiaf.networks import mlp, picture_mlp
 from tf_ldiaf.noise import bernoulli
 
 # Importance samples are drawn so many rows (samples x images) at a time: memory does not grow with S.
@@ -59,7 +59,10 @@ class LDIAF(keras.Model):
         self.image_shape = tuple(input_shape[1:])
         self.num_pixels = int(np.prod(self.image_shape))
         config = self.config
-        self.decoder = mlp(config.decoder_units, "decoder", self.num_pixels)
+        if config.decoder_channels:
+            self.decoder = picture_mlp(config.decoder_units, config.decoder_channels, self.image_shape, "decoder")
+        else:
+            self.decoder = mlp(config.decoder_units, "decoder", self.num_pixels)
         self.graph.build()
         self.encoder.build((None, self.num_pixels))
         self.decoder.build((None, config.num_nodes * config.node_dim))

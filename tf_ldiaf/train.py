@@ -44,6 +44,7 @@ def main() -> None:
     is_chief = distribution.is_chief(strategy)
     with folder.locked() if is_chief else contextlib.nullcontext():
         images = data.load(config)
+        training.check(config, images, strategy)
         if is_chief and not arguments.resume:
             folder.create(config)
         with distribution.one_voice(strategy):

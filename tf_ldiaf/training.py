@@ -15,12 +15,35 @@ from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import Config, ConfigError
 from tf_ldiaf.gates import most_probable_graph
 from tf_ldiaf.model import LDIAF
+from tf_ldiaf.networks import CELL
 from tf_ldiaf.recorder import Recorder, best_row, stopped_early
 from tf_ldiaf.records import Records
 from tf_ldiaf.run_folder import RunFolder, write_atomically
 from tf_ldiaf.tensorboard import TensorBoardLog
 
 _VALIDATION_BATCH = 1000
+
+
+def check(config: Config, images: data.Images, strategy) -> None:
+    """What can be known to be wrong before a run folder is made.
+
+    Args:
+        config, images, strategy: as for `train`.
+
+    Raises:
+        ConfigError: batches that the devices cannot share, or images that the decoder cannot make.
+    """
+    num_replicas = strategy.num_replicas_in_sync
+    if config.batch_size % num_replicas:
+        raise ConfigError(
+            f"--batch_size must be a multiple of the {num_replicas} devices. Received: {config.batch_size}."
+        )
+    shape = images.valid.shape[1:]
+    if config.decoder_channels and any(side % CELL for side in shape):
+        raise ConfigError(
+            f"--decoder_channels needs images whose height and width are multiples of {CELL}. "
+            f"Received: {' x '.join(map(str, shape))}, of {config.dataset}."
+        )
 
 
 def train(config: Config, images: data.Images, folder: RunFolder, strategy=None) -> None:
@@ -36,11 +59,6 @@ def train(config: Config, images: data.Images, folder: RunFolder, strategy=None)
         strategy: what `distribution.make_strategy` made, or None: one device.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    num_replicas = strategy.num_replicas_in_sync
-    if config.batch_size % num_replicas:
-        raise ConfigError(
-            f"--batch_size must be a multiple of the {num_replicas} devices. Received: {config.batch_size}."
-        )
     with stopping.deferred(), strategy.scope():  # Keras would take Ctrl-C for damage
         found = checkpoints.read(folder)
     first_phase, checksum = "structure" if config.learns_gates else "final", _checksum(images)
@@ -48,7 +66,7 @@ def train(config: Config, images: data.Images, folder: RunFolder, strategy=None)
     if model is not None:
         _check(model, progress, config, images, folder)
         model.config = config
-        if progress.launch and num_replicas > 1:
+        if progress.launch and strategy.num_replicas_in_sync > 1:
             raise ConfigError(
                 "--distribute must be none until the epoch is finished that a run was stopped in. "
                 f"Received: {config.distribute}."
