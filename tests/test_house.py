@@ -25,7 +25,8 @@ ALLOWED = {
     "flows": "layers",
     "gates": "",
     "metrics": "",
-    "networks": "layers",
+    "gaussians": "layers noise",
+    "networks": "gaussians layers",
     "pictures": "",
     "schedules": "",
     "stopping": "",
@@ -35,7 +36,7 @@ ALLOWED = {
     "sources": "config records",
     "data": "config noise records sources",
     "run_folder": "config __version__",
-    "latents": "config flows gates layers networks noise",
+    "latents": "config flows gates gaussians layers networks noise",
     "model": "bounds config latents layers metrics networks noise schedules",
     "tensorboard": "config gates pictures run_folder",
     "checkpoints": "config model run_folder",
@@ -53,8 +54,8 @@ ALLOWED = {
 }
 
 HOMES = {
-    "gate": "gates", "prior": "latents", "fusion": "latents", "iaf": "flows", "density": "flows",
-    "elbo": "bounds", "iw": "bounds",
+    "gate": "gates", "prior": "latents", "root": "gaussians", "fusion": "gaussians", "iaf": "flows",
+    "density": "flows", "elbo": "bounds", "iw": "bounds",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from tf_ldiaf import LDIAF
 from tf_ldiaf import model as model_module
-from tf_ldiaf.latents import fuse
+from tf_ldiaf.gaussians import fuse
 from tf_ldiaf.model import Terms
 
 tfd = tfp.distributions

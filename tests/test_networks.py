@@ -1,4 +1,4 @@
-"""The dense networks: shapes, ranges, start, and where gradients go."""
+"""The networks: shapes, ranges, start, and where gradients go."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_ldiaf.layers import elu
-from tf_ldiaf.networks import GaussianNetworks, mlp, picture_mlp
+from tf_ldiaf.networks import GaussianNetworks, make_decoder, make_encoder
 
 INPUTS = [6, 3, 1]
 
@@ -18,29 +18,29 @@ def make(context_dim=0):
     return networks
 
 
-def test_mlp_is_elu_layers_and_then_a_linear_one(randomise):
-    features, network = mlp([4, 3], "features"), mlp([4], "network", 3)
-    features.build((None, 6))
-    network.build((None, 6))
-    randomise(features, 3.0)
-    randomise(network, 3.0)
+def test_without_channels_they_are_elu_layers_and_the_decoder_ends_in_a_linear_one(randomise):
+    encoder, decoder = make_encoder([4, 3], (), (2, 3)), make_decoder([4], (), (1, 3))
+    encoder.build((None, 6))
+    decoder.build((None, 6))
+    randomise(encoder, 3.0)
+    randomise(decoder, 3.0)
     x = tf.random.stateless_normal([200, 6], [0, 0])
-    assert [layer.units for layer in network.layers] == [4, 3]
-    assert np.min(features(x)) >= -1
+    assert [layer.units for layer in encoder.layers] == [4, 3]
+    assert np.min(encoder(x)) >= -1
     # A linear last layer: its output is affine in its own kernel and bias.
-    once = network(x)
-    network.layers[-1].set_weights([2 * w for w in network.layers[-1].get_weights()])
-    np.testing.assert_allclose(network(x), 2 * once, rtol=1e-5)
+    once = decoder(x)
+    decoder.layers[-1].set_weights([2 * w for w in decoder.layers[-1].get_weights()])
+    np.testing.assert_allclose(decoder(x), 2 * once, rtol=1e-5)
     assert np.min(once) < -1
 
 
-def test_a_picture_mlp_is_dense_layers_and_then_convolutions(randomise):
+def test_a_decoder_ends_in_convolutions(randomise):
     """Against TensorFlow's own convolutions, and each pixel put in its place by hand."""
-    network = picture_mlp([7], (3, 5), (8, 12), "network")
-    network.build((None, 4))
-    randomise(network)
+    decoder = make_decoder([7], (3, 5), (8, 12))
+    decoder.build((None, 4))
+    randomise(decoder)
     z = tf.random.stateless_normal([2, 4], [0, 0])
-    dense, grid, convolution, output = [layer.get_weights() for layer in network.layers if layer.weights]
+    dense, grid, convolution, output = [layer.get_weights() for layer in decoder.layers if layer.weights]
     x = tf.reshape(elu(elu(z @ dense[0] + dense[1]) @ grid[0] + grid[1]), [2, 2, 3, 3])
     x = elu(tf.nn.conv2d(x, convolution[0].reshape(3, 3, 3, 5), 1, "SAME") + convolution[1])
     cells = tf.nn.conv2d(x, output[0].reshape(3, 3, 5, 16), 1, "SAME") + output[1]
@@ -48,13 +48,30 @@ def test_a_picture_mlp_is_dense_layers_and_then_convolutions(randomise):
     for row in range(8):
         for column in range(12):
             expected[:, row, column] = cells[:, row // 4, column // 4, 4 * (row % 4) + column % 4]
-    np.testing.assert_allclose(network(z), expected.reshape(2, 96), atol=1e-5)
+    np.testing.assert_allclose(decoder(z), expected.reshape(2, 96), atol=1e-5)
 
 
+def test_an_encoder_begins_with_convolutions(randomise):
+    encoder = make_encoder([7], (3, 5), (8, 12))
+    encoder.build((None, 96))
+    randomise(encoder)
+    pixels = np.random.default_rng(0).normal(size=(2, 8, 12)).astype("float32")
+    cells = np.zeros((2, 2, 3, 16), "float32")
+    for row in range(8):
+        for column in range(12):
+            cells[:, row // 4, column // 4, 4 * (row % 4) + column % 4] = pixels[:, row, column]
+    first, second, dense = [layer.get_weights() for layer in encoder.layers if layer.weights]
+    x = elu(tf.nn.conv2d(cells, first[0].reshape(3, 3, 16, 5), 1, "SAME") + first[1])
+    x = elu(tf.nn.conv2d(x, second[0].reshape(3, 3, 5, 3), 1, "SAME") + second[1])
+    expected = elu(tf.reshape(x, [2, -1]) @ dense[0] + dense[1])
+    np.testing.assert_allclose(encoder(pixels.reshape(2, 96)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make_network", [make_encoder, make_decoder])
 @pytest.mark.parametrize("shape", [(8, 9), (6, 8), (64,), (8, 8, 4)])
-def test_a_picture_mlp_needs_sides_that_are_multiples_of_four(shape):
-    with pytest.raises(ValueError, match=r"decoder_channels needs images .* multiples of 4\. Received"):
-        picture_mlp([7], (3,), shape, "network")
+def test_convolutions_need_sides_that_are_multiples_of_four(shape, make_network):
+    with pytest.raises(ValueError, match=r"channels need images .* multiples of 4\. Received"):
+        make_network([7], (3,), shape)
 
 
 @pytest.mark.parametrize("context_dim", [0, 4])

@@ -10,7 +10,7 @@ from scipy import special
 from benchmarks import oracle, peers
 from tf_ldiaf.flows import run_chain
 from tf_ldiaf.gates import all_gates_open
-from tf_ldiaf.latents import fuse, log_normal
+from tf_ldiaf.gaussians import fuse, log_normal
 from tf_ldiaf.layers import softplus
 
 EXTREMES = np.array([-80, -40, -20, -5, -1, -1e-6, 0, 1e-6, 1, 5, 20, 40, 80], "float32")

@@ -324,7 +324,7 @@ def test_settings_that_were_changed_by_hand_are_refused(run, tmp_path):
     ("settings", "num_devices", "words"),
     [
         ({"batch_size": 33}, 2, r"--batch_size must be a multiple of the 2 devices\. Received: 33"),
-        ({"decoder_channels": (4,)}, 1, r"--decoder_channels needs .* multiples of 4\. Received: 8 x 6, of digits"),
+        ({"channels": (4,)}, 1, r"--channels needs .* multiples of 4\. Received: 8 x 6, of digits"),
     ],
 )
 def test_what_cannot_be_trained_is_known_before_a_folder_is_made(settings, num_devices, words, tiny, images):

@@ -113,12 +113,15 @@ class Config:
         "A latent graph to use instead of learning one, with pairs PARENT-CHILD where PARENT > CHILD, such as 5-1,4-2; "
         "or all, or none. --structure_epochs is then 0.",
     )
+    root_components: int = _setting(
+        0, "Prior of the root: a mixture of so many Gaussians, which are learned (0: N(0, I)).", low=0, high=100_000
+    )
     encoder_units: tuple[int, ...] = _setting((512, 512, 256, 128), "Widths of the encoder.", low=1)
     decoder_units: tuple[int, ...] = _setting((256, 512, 512), "Hidden widths of the decoder.", low=1)
-    decoder_channels: tuple[int, ...] = _setting(
+    channels: tuple[int, ...] = _setting(
         (),
-        "Channels of 3 x 3 convolutions between the decoder's dense layers and the pixels, at a quarter of the image's "
-        "height and width (none: dense layers only).",
+        "Channels of 3 x 3 convolutions at a quarter of the image's height and width, such as 32,64, which the decoder "
+        "ends with, and the encoder begins with from the last to the first (none: dense layers only).",
         low=1,
     )
     node_units: tuple[int, ...] = _setting((64,), "Hidden widths of every top-down and bottom-up network.", low=1)

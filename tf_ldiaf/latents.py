@@ -1,6 +1,5 @@
 """The latent graph: prior and posterior of its nodes, and how they are visited."""
 
-import math
 import typing
 
 import keras
@@ -9,30 +8,10 @@ import tensorflow as tf
 from tf_ldiaf.config import Config
 from tf_ldiaf.flows import InverseAutoregressiveFlows, run_chain
 from tf_ldiaf.gates import Gates, adjacency_of
+from tf_ldiaf.gaussians import Mixture, fuse, log_normal
 from tf_ldiaf.layers import at
 from tf_ldiaf.networks import GaussianNetworks
 from tf_ldiaf.noise import of_replica, standard_normal
-
-_LOG_SQRT_2_PI = 0.5 * math.log(2.0 * math.pi)
-
-
-def fuse(top_down, bottom_up):
-    """Eq. fusion: the product of two Gaussians, each (loc, scale): precisions add.
-
-    Returns:
-        (loc, scale) of the normalised product, of the shape of the arguments.
-
-    Source: He et al. 2019, Eq. 7; Sonderby et al. 2016, arXiv 1602.02282, Eq. 17-18.
-    """
-    (prior_loc, prior_scale), (loc, scale) = top_down, bottom_up
-    # Ratios of scales, not precisions: nothing overflows however small a scale is.
-    ratio = prior_scale / tf.sqrt(tf.square(prior_scale) + tf.square(scale))
-    return prior_loc + tf.square(ratio) * (loc - prior_loc), scale * ratio
-
-
-def log_normal(standardized, scale):
-    """log N(x; loc, scale) in nats, summed over the last axis, from (x - loc) / scale and scale."""
-    return tf.reduce_sum(-0.5 * tf.square(standardized) - tf.math.log(scale) - _LOG_SQRT_2_PI, axis=-1)
 
 
 class Draw(typing.NamedTuple):
@@ -47,7 +26,9 @@ class Draw(typing.NamedTuple):
 class LatentGraph(keras.layers.Layer):
     """Nodes z_1 .. z_N of D dimensions each; node N is the root, and z_n may depend on z_{n+1} .. z_N.
 
-        Eq. prior   p(z given c) = N(z_N; 0, I) prod_n N(z_n; loc^_n, scale^_n), from MLP_TD_n(concat_j c[n,j] z_j)
+        Eq. prior   p(z given c) = p(z_N) prod_n N(z_n; loc^_n, scale^_n), from MLP_TD_n(concat_j c[n,j] z_j)
+
+    p(z_N) is N(0, I), or the `Mixture` of Eq. root if the config has components.
 
     The posterior of a node has (loc_n, scale_n) from Eq. fusion and z_nT from Eq. iaf, with the log-probability of
     Eq. density. z_nT is what the node's children see.
@@ -70,7 +51,9 @@ class LatentGraph(keras.layers.Layer):
             config.context_dim if config.num_flow_steps else 0,
             name="bottom_up",
         )
-        self.top_down = self.flows = None
+        self.top_down = self.flows = self.root = None
+        if config.root_components:
+            self.root = Mixture(config.root_components, node_dim, name="root")
         if num_nodes > 1:
             parents = [(num_nodes - 1 - n) * node_dim for n in range(num_nodes - 1)]
             self.top_down = GaussianNetworks(parents, node_dim, config.node_units, name="top_down")
@@ -80,7 +63,7 @@ class LatentGraph(keras.layers.Layer):
             )
 
     def build(self, input_shape=None):
-        for part in (self.gates, self.bottom_up, self.top_down, self.flows):
+        for part in (self.gates, self.bottom_up, self.top_down, self.flows, self.root):
             if part is not None:
                 part.build()
         self.built = True
@@ -139,16 +122,26 @@ class LatentGraph(keras.layers.Layer):
         # The densities of all nodes at once: many small operations fewer than in the loop.
         z, innovation, prior_scale, scale, log_s = self._descend(shape, gates, draw, num_parts=5)
         log_prior = log_normal(innovation / prior_scale, prior_scale)
+        if self.root is not None:
+            log_prior = tf.concat([log_prior[:-1], self.root.log_prob(z[-1:])], axis=0)
         log_posterior = log_normal(noise, scale) - tf.reduce_sum(log_s, axis=-1)
         # From [N, S, B, ...] to [S, B, N, ...].
         parts = z, innovation, log_prior, log_posterior
         return Draw(*(tf.transpose(part, [1, 2, 0, *range(3, len(part.shape))]) for part in parts))
 
-    def prior(self, gates, noise):
-        """Draws z from the prior, [S, B, N, D]; arguments as for `posterior`."""
-        [z] = self._descend(
-            tf.shape(noise)[1:3], gates, lambda n, is_root, loc, scale: [loc + scale * noise[n]], num_parts=1
-        )
+    def prior(self, gates, noise, seed):
+        """Draws z from the prior, [S, B, N, D].
+
+        Args:
+            gates, noise: as for `posterior`.
+            seed: [2], int32, a stateless seed, for what is not normal in it.
+        """
+        root = noise[-1] if self.root is None else self.root.sample(noise[-1], seed)
+
+        def draw(n, is_root, loc, scale):
+            return [tf.where(is_root, root, loc + scale * noise[n])]
+
+        [z] = self._descend(tf.shape(noise)[1:3], gates, draw, num_parts=1)
         return tf.transpose(z, [1, 2, 0, 3])
 
     def _descend(self, shape, gates, draw, num_parts):

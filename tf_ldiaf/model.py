@@ -12,7 +12,7 @@ from tf_ldiaf.config import Config
 from tf_ldiaf.latents import LatentGraph
 from tf_ldiaf.layers import softplus
 from tf_ldiaf.metrics import ActiveUnits, NonFiniteSteps, TermMeans
-from tf_ldiaf.networks import mlp, picture_mlp
+from tf_ldiaf.networks import make_decoder, make_encoder
 from tf_ldiaf.noise import bernoulli
 
 # Importance samples are drawn so many rows (samples x images) at a time: memory does not grow with S.
@@ -44,7 +44,6 @@ class LDIAF(keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.graph = LatentGraph(config, adjacency, name="graph")
-        self.encoder = mlp(config.encoder_units, "encoder")
         nodes = [f"kl_node_{n + 1}" for n in range(config.num_nodes)]
         self.term_means = TermMeans(["elbo", "reconstruction", "kl", *nodes, "gradient_norm"])
         self.nonfinite_steps = NonFiniteSteps(self.term_means.names)
@@ -59,10 +58,8 @@ class LDIAF(keras.Model):
         self.image_shape = tuple(input_shape[1:])
         self.num_pixels = int(np.prod(self.image_shape))
         config = self.config
-        if config.decoder_channels:
-            self.decoder = picture_mlp(config.decoder_units, config.decoder_channels, self.image_shape, "decoder")
-        else:
-            self.decoder = mlp(config.decoder_units, "decoder", self.num_pixels)
+        self.encoder = make_encoder(config.encoder_units, config.channels, self.image_shape)
+        self.decoder = make_decoder(config.decoder_units, config.channels, self.image_shape)
         self.graph.build()
         self.encoder.build((None, self.num_pixels))
         self.decoder.build((None, config.num_nodes * config.node_dim))
@@ -89,7 +86,7 @@ class LDIAF(keras.Model):
         optimizer = schedules.make_optimizer(self.config) if optimizer is None else keras.optimizers.get(optimizer)
         if not optimizer.built:
             # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
-            optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias"])
+            optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias", "component"])
         # Keras would add up the replicas' gradients; `_step` has to do so before, because it clips their sum.
         optimizer._all_reduce_sum_gradients = list
         jit_compile = self.config.jit_compile if jit_compile is None else jit_compile
@@ -289,7 +286,8 @@ class LDIAF(keras.Model):
             raise ValueError("sample needs a model that knows the size of its images. Received: one that saw none yet.")
         noise_seed, image_seed = tf.unstack(tf.random.split([seed, 2]))
         shape = tf.stack([1, num])
-        latents = self.graph.prior(self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed))
+        gates, noise = self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed)
+        latents = self.graph.prior(gates, noise, tf.random.fold_in(noise_seed, 1))
         return self._decode(latents, image_seed)
 
     def encode(self, x):

@@ -1,61 +1,70 @@
 """The networks: encoder, decoder, and the per-node networks that give Gaussian parameters."""
 
+import math
 import typing
 
 import keras
 import tensorflow as tf
 
-from tf_ldiaf.layers import StackedDense, dense_network, elu, softplus
+from tf_ldiaf.gaussians import positive
+from tf_ldiaf.layers import StackedDense, dense_network, elu
 
-# softplus(_SCALE_OFFSET) = 1: a network of small outputs starts at unit scale.
-_SCALE_OFFSET = 0.5413248546129181
-_MIN_SCALE = 1e-3
-# A cell of the grid on which a decoder's convolutions work is a square of so many pixels a side.
+# A cell of the grid on which convolutions work is a square of so many pixels a side.
 CELL = 4
 
 
-def mlp(units, name, output_dim=None):
-    """A dense ELU network: hidden widths `units`, then a linear layer of `output_dim` unless that is None."""
-    layers: list[typing.Any] = [_with_elu(keras.layers.Dense, width, f"dense_{i}") for i, width in enumerate(units)]
-    if output_dim is not None:
-        layers.append(keras.layers.Dense(output_dim, name="output"))
-    return keras.Sequential(layers, name=name)
-
-
-def picture_mlp(units, channels, image_shape, name):
-    """A dense ELU network whose last layers are 3 x 3 convolutions: [B, inputs] to one number per pixel, [B, H * W].
-
-    The dense layers end in `channels[0]` numbers for each cell of 4 x 4 pixels; a convolution to each of the further
-    `channels` follows, and one to the pixels of a cell.
+def make_encoder(units, channels, image_shape):
+    """Features [B, units[-1]] of images [B, H * W]: 3 x 3 convolutions if there are `channels`, then dense ELU layers.
 
     Args:
-        units: hidden widths of the dense layers before the grid's.
-        channels: at least one.
-        image_shape: (H, W).
-        name: of the network.
+        units: widths of the dense layers.
+        channels: of the convolutions on a grid of cells of 4 x 4 pixels, from the last to the first.
+        image_shape: (H, W); any shape without channels.
 
     Raises:
-        ValueError: H or W is no multiple of 4.
+        ValueError: with channels, H or W is no multiple of 4.
     """
-    if len(image_shape) != 2 or any(side % CELL for side in image_shape):
-        raise ValueError(
-            f"decoder_channels needs images whose height and width are multiples of {CELL}. Received: {image_shape}."
-        )
-    rows, columns = (side // CELL for side in image_shape)
-    layers: list[typing.Any] = [
-        *(_with_elu(keras.layers.Dense, width, f"dense_{i}") for i, width in enumerate(units)),
-        _with_elu(keras.layers.Dense, rows * columns * channels[0], "grid"),
-        keras.layers.Reshape((rows, columns, channels[0])),
-        *(_with_elu(Convolution, width, f"convolution_{i}") for i, width in enumerate(channels[1:])),
-        Convolution(CELL**2, name="output"),
-        CellsToPixels(),
-    ]
-    return keras.Sequential(layers, name=name)
+    layers: list[typing.Any] = []
+    if channels:
+        layers = [PixelsToCells(_grid(image_shape))]
+        layers += [_with_elu(Convolution, num, f"convolution_{i}") for i, num in enumerate(reversed(channels))]
+        layers += [keras.layers.Flatten()]
+    layers += [_with_elu(keras.layers.Dense, width, f"dense_{i}") for i, width in enumerate(units)]
+    return keras.Sequential(layers, name="encoder")
+
+
+def make_decoder(units, channels, image_shape):
+    """One number for each pixel, [B, H * W], of [B, inputs]: dense ELU layers, then 3 x 3 convolutions if any.
+
+    With `channels`, the dense layers end in `channels[0]` numbers for each cell of 4 x 4 pixels; a convolution to each
+    of the further channels follows, and one to the pixels of a cell. Otherwise the last layer is dense.
+
+    Args, raises: as for `make_encoder`.
+    """
+    layers: list[typing.Any] = [_with_elu(keras.layers.Dense, width, f"dense_{i}") for i, width in enumerate(units)]
+    if channels:
+        rows, columns = _grid(image_shape)
+        layers += [_with_elu(keras.layers.Dense, rows * columns * channels[0], "grid")]
+        layers += [keras.layers.Reshape((rows, columns, channels[0]))]
+        layers += [_with_elu(Convolution, num, f"convolution_{i}") for i, num in enumerate(channels[1:])]
+        layers += [Convolution(CELL**2, name="output"), CellsToPixels()]
+    else:
+        layers += [keras.layers.Dense(math.prod(image_shape), name="output")]
+    return keras.Sequential(layers, name="decoder")
 
 
 def _with_elu(layer, units, name):
     # He's scale, not Glorot's: through this many layers it is worth 4 nats after 4 epochs of MNIST.
     return layer(units, activation=elu, kernel_initializer="he_normal", name=name)
+
+
+def _grid(image_shape):
+    """(rows, columns) of cells."""
+    if len(image_shape) != 2 or any(side % CELL for side in image_shape):
+        raise ValueError(
+            f"channels need images whose height and width are multiples of {CELL}. Received: {image_shape}."
+        )
+    return tuple(side // CELL for side in image_shape)
 
 
 class Convolution(keras.layers.Dense):
@@ -75,8 +84,20 @@ class Convolution(keras.layers.Dense):
         return super().call(tf.concat(shifts, axis=-1))
 
 
+class PixelsToCells(keras.layers.Layer):
+    """[B, H * W] to a grid of cells, [B, H / 4, W / 4, 16]."""
+
+    def __init__(self, grid, **kwargs):
+        super().__init__(**kwargs)
+        self.rows, self.columns = grid
+
+    def call(self, inputs):
+        pixels = tf.reshape(inputs, [-1, CELL * self.rows, CELL * self.columns, 1])
+        return tf.nn.space_to_depth(pixels, CELL)
+
+
 class CellsToPixels(keras.layers.Layer):
-    """[B, H / 4, W / 4, 16] to [B, H * W]."""
+    """The inverse: [B, H / 4, W / 4, 16] to [B, H * W]."""
 
     def call(self, inputs):
         pixels = tf.nn.depth_to_space(inputs, CELL)
@@ -132,4 +153,4 @@ class GaussianNetworks(keras.layers.Layer):
 
     def _parameters(self, weights, inputs, n=None):
         loc, raw_scale, context = tf.split(dense_network(weights, inputs, n), self.sizes, axis=-1)
-        return GaussianParameters(loc, softplus(raw_scale + _SCALE_OFFSET) + _MIN_SCALE, elu(context))
+        return GaussianParameters(loc, positive(raw_scale), elu(context))

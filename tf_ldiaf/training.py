@@ -31,7 +31,7 @@ def check(config: Config, images: data.Images, strategy) -> None:
         config, images, strategy: as for `train`.
 
     Raises:
-        ConfigError: batches that the devices cannot share, or images that the decoder cannot make.
+        ConfigError: batches that the devices cannot share, or images that convolutions cannot take.
     """
     num_replicas = strategy.num_replicas_in_sync
     if config.batch_size % num_replicas:
@@ -39,9 +39,9 @@ def check(config: Config, images: data.Images, strategy) -> None:
             f"--batch_size must be a multiple of the {num_replicas} devices. Received: {config.batch_size}."
         )
     shape = images.valid.shape[1:]
-    if config.decoder_channels and any(side % CELL for side in shape):
+    if config.channels and any(side % CELL for side in shape):
         raise ConfigError(
-            f"--decoder_channels needs images whose height and width are multiples of {CELL}. "
+            f"--channels needs images whose height and width are multiples of {CELL}. "
             f"Received: {' x '.join(map(str, shape))}, of {config.dataset}."
         )
 
