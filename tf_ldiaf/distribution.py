@@ -15,8 +15,8 @@ from tf_ldiaf.config import ConfigError
 
 # How long workers wait for each other at the start, and how soon one that is gone is missed.
 _START_SECONDS = 120
-_HEARTBEAT_SECONDS = 20
-_END_SECONDS = 20
+_HEARTBEAT_SECONDS = 10
+_END_SECONDS = 10
 # What TensorFlow raises in a worker when another one is gone.
 _LOST = (
     *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError),
