@@ -108,18 +108,27 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_mirrored_devices_train_like_one(num, whole, tmp_path):
-    # Logical devices stand for GPUs; they must be there before TensorFlow first looks.
-    program = (
-        "import tensorflow as tf; from tf_ldiaf import cli, train; cpu = tf.config.list_physical_devices('CPU');"
-        f"tf.config.set_logical_device_configuration(cpu[0], {num} * [tf.config.LogicalDeviceConfiguration()]);"
-        "cli.run(train.main, '')"
-    )
-    line = [sys.executable, "-c", program, "--distribute=mirrored", f"--run_dir={tmp_path / 'run'}"]
-    line += ["--flagfile=settings.cfg"]
-    env = environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(line, cwd=whole.parent, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    def spread(name, *flags):
+        # Logical devices stand for GPUs; they must be there before TensorFlow first looks.
+        program = (
+            f"import tensorflow as tf; from tf_ldiaf import cli, {name}; cpu = tf.config.list_physical_devices('CPU');"
+            f"tf.config.set_logical_device_configuration(cpu[0], {num} * [tf.config.LogicalDeviceConfiguration()]);"
+            f"cli.run({name}.main, '')"
+        )
+        line = [sys.executable, "-c", program, "--distribute=mirrored", f"--run_dir={tmp_path / 'run'}", *flags]
+        env = environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(line, cwd=whole.parent, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    spread("train", "--flagfile=settings.cfg", "--jit_compile")
     assert_same(tmp_path / "run", whole, TOLERANCE)
+    flags, metrics = ["--num_importance_samples=9", "--batch_size=80"], RunFolder(tmp_path / "run").read_metrics
+    spread("evaluate", *flags)
+    ours = metrics()
+    done = command("evaluate", f"--run_dir={tmp_path / 'run'}", *flags, cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr
+    for name, value in metrics().items():
+        assert ours[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-5)), name
 
 
 @pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.long)])
@@ -200,6 +209,16 @@ def test_a_worker_that_never_appears_is_one_sentence(alone, tmp_path):
         ("{", ["--run_dir=run"], "TF_CONFIG must be like "),
         ("[]", ["--run_dir=run"], "TF_CONFIG must be like "),
         ("{}", ["--run_dir=run"], "TF_CONFIG must be like "),
+        (
+            '{"cluster": {"worker": ["a:1", "b"]}, "task": {"type": "worker", "index": 0}}',
+            ["--run_dir=run"],
+            "TF_CONFIG must be like ",
+        ),
+        (
+            '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+            ["--run_dir=run"],
+            "TF_CONFIG must name workers only",
+        ),
         ('{"cluster": {"worker": ["a:1"]}}', ["--run_dir=run"], "TF_CONFIG must be like "),
         (
             '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}',

@@ -44,7 +44,7 @@ ALLOWED = {
     "recorder": "checkpoints config data distribution run_folder stopping",
     "training": "checkpoints config data distribution gates model networks pictures recorder records run_folder "
     "schedules stopping tensorboard",
-    "evaluation": "bounds checkpoints config data metrics model run_folder",
+    "evaluation": "bounds checkpoints config data distribution metrics model run_folder",
     "saved_model": "config evaluation model pictures run_folder stopping",
     "sampling": "config data pictures",
     "train": "cli config data distribution run_folder training",

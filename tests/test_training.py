@@ -323,7 +323,8 @@ def test_settings_that_were_changed_by_hand_are_refused(run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "num_devices", "words"),
     [
-        ({"batch_size": 33}, 2, r"--batch_size must be a multiple of the 2 devices\. Received: 33"),
+        ({"batch_size": 10}, 2, r"--batch_size must be a multiple of the 2 devices\. Received: 9"),
+        ({"batch_size": 3}, 2, r"--batch_size must be a multiple of the 2 devices\. Received: 3"),
         ({"channels": (4,)}, 1, r"--channels needs .* multiples of 4\. Received: 8 x 6, of digits"),
     ],
 )

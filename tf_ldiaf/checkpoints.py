@@ -52,10 +52,12 @@ def write_best(model, folder: RunFolder) -> None:
         model.save(scratch)
 
 
-def read(folder: RunFolder):
+def read(folder: RunFolder, mends: bool = True):
     """The last checkpoint that is undamaged: (model, `Progress`), or None if there was none yet.
 
-    Says on stderr if that is not the last one written, which is then removed.
+    Args:
+        folder: the run.
+        mends: whether it says on stderr if that is not the last one written, and removes that.
 
     Raises:
         ConfigError: all are damaged.
@@ -72,7 +74,7 @@ def read(folder: RunFolder):
         except ConfigError as error:
             damage.append(str(error))
             continue
-        if damage:
+        if damage and mends:
             print(f"Warning: {damage[0]} Going on from {path.name}.", file=sys.stderr)
             folder.last.unlink(missing_ok=True)  # else it would become the previous one
         return model, progress

@@ -134,8 +134,7 @@ def evaluation_batches(images: np.ndarray, batch_size: int, strategy=None) -> tf
     One size means one compilation, and the weights keep the padding out of every mean. With a `tf.distribute` strategy
     the size is a multiple of its replicas, and each has its part of every batch.
     """
-    size = min(batch_size, len(images))
-    size += -size % (strategy.num_replicas_in_sync if strategy is not None else 1)
+    size = _evaluation_batch_size(images, batch_size, strategy)
     padding = -len(images) % size
     padded = np.concatenate([images, np.resize(images, (padding, *images.shape[1:]))])
     weights = np.concatenate([np.ones(len(images), "float32"), np.zeros(padding, "float32")])
@@ -151,6 +150,16 @@ def evaluation_batches(images: np.ndarray, batch_size: int, strategy=None) -> tf
         return batches.map(lambda *batch: tuple(x[own] for x in batch))
 
     return _spread(of_part, strategy)
+
+
+def num_evaluation_batches(images: np.ndarray, batch_size: int, strategy=None) -> int:
+    """How many `evaluation_batches` there are."""
+    return -(-len(images) // _evaluation_batch_size(images, batch_size, strategy))
+
+
+def _evaluation_batch_size(images, batch_size, strategy):
+    size = min(batch_size, len(images))
+    return size + -size % (strategy.num_replicas_in_sync if strategy is not None else 1)
 
 
 def _spread(of_part, strategy):

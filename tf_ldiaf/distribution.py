@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -41,7 +42,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     resolver = _cluster()
     spec = resolver.cluster_spec()
-    if "worker" not in spec.jobs or resolver.task_type != "worker":
+    if set(spec.jobs) != {"worker"} or resolver.task_type != "worker":
         raise ConfigError(f"TF_CONFIG must name workers only, this process among them. Received: {spec.as_dict()}.")
     jobs = tf.compat.v1.ConfigProto().experimental.coordination_config.coordinated_job_list
     jobs.add(name="worker", num_tasks=spec.num_tasks("worker"))
@@ -88,7 +89,9 @@ def _cluster():
     if "TF_CONFIG" in os.environ:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         try:
-            if not resolver.cluster_spec().job_tasks("worker")[resolver.task_id]:
+            workers = resolver.cluster_spec().as_dict().get("worker", [])
+            ports = [int(worker.rpartition(":")[2]) for worker in workers]
+            if resolver.task_type == "worker" and not (workers[resolver.task_id] and max(ports) < 2**16):
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise ConfigError(
@@ -136,27 +139,28 @@ def one_voice(strategy: tf.distribute.Strategy) -> Iterator[None]:
         ) from None
 
 
-def check_agreement(strategy: tf.distribute.Strategy, value: int) -> None:
+def check_agreement(strategy: tf.distribute.Strategy, stand: str) -> None:
     """Says if the workers of a cluster are about to do different things.
 
     Args:
         strategy: as `make_strategy` made it.
-        value: int32, that every worker must have.
+        stand: what every worker must have.
 
     Raises:
         ConfigError: they have different ones.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
+    value = zlib.crc32(stand.encode()) >> 1  # of int32
 
     @tf.function
-    def smallest_and_largest():
+    def of_all():
         def gathered():
             return tf.distribute.get_replica_context().all_gather(tf.constant([value]), axis=0)
 
         return strategy.experimental_local_results(strategy.run(gathered))[0]
 
-    found = smallest_and_largest().numpy()
+    found = of_all().numpy()
     if (found != value).any():
         raise ConfigError(
             "All workers must be given the same settings, images and run. Received: different ones "

@@ -2,12 +2,13 @@
 
 import dataclasses
 import sys
+import zlib
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import bounds, checkpoints, data
+from tf_ldiaf import bounds, checkpoints, data, distribution
 from tf_ldiaf.config import ConfigError
 from tf_ldiaf.metrics import ActiveUnits
 from tf_ldiaf.model import LDIAF
@@ -59,6 +60,8 @@ def evaluate(
             f"--run_dir must hold a model of {images.shape[1:]} images, as {config.dataset} has now. "
             f"Received: one of {model.image_shape}."
         )
+    stand = zlib.crc32(np.ascontiguousarray(images).data), zlib.crc32(folder.best.read_bytes())
+    distribution.check_agreement(strategy, repr((num_importance_samples, batch_size, seed, *stand)))
     values = per_image(model, images, num_importance_samples, batch_size, seed, strategy)
     active = ActiveUnits((config.num_nodes, config.node_dim))
     active.update_state(values["innovations"])
@@ -92,19 +95,24 @@ def per_image(
     """
     strategy = strategy or tf.distribute.get_strategy()
 
-    @tf.function(jit_compile=model.config.jit_compile, autograph=False)
-    def step(x, batch_seed):
-        return model.bounds(x, num_importance_samples, batch_seed)
+    def on_replica(x, batch_seed):
+        return model.on_replica(lambda x, seed: model.bounds(x, num_importance_samples, seed), x, batch_seed)
 
+    is_alone = strategy.num_replicas_in_sync == 1
+    step = tf.function(
+        lambda x, batch_seed: strategy.run(on_replica, args=(x, batch_seed)),
+        jit_compile=model.config.jit_compile and is_alone,
+        autograph=False,
+    )
     batches = data.evaluation_batches(images, batch_size, strategy)
-    num_batches = -(-len(images) // min(batch_size, len(images)))
+    num_batches = data.num_evaluation_batches(images, batch_size, strategy)
     progress = keras.utils.Progbar(num_batches, verbose=1 if sys.stdout.isatty() else 2, unit_name="batch")
     parts = []
     for i, (x, _, _) in enumerate(batches):
         # Seeds far apart: a seed and the next must not share draws.
         batch_seed = tf.random.fold_in([seed, 5], i)[0]
-        values = strategy.run(step, args=(x, batch_seed))
-        if strategy.num_replicas_in_sync > 1:
+        values = step(x, batch_seed)
+        if not is_alone:
             values = {name: strategy.gather(value, axis=0) for name, value in values.items()}
         parts.append({name: value.numpy() for name, value in values.items()})
         progress.update(i + 1)

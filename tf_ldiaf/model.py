@@ -91,7 +91,7 @@ class LDIAF(keras.Model):
         optimizer._all_reduce_sum_gradients = list
         jit_compile = self.config.jit_compile if jit_compile is None else jit_compile
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            jit_compile = False  # XLA has no collectives on a CPU; what needs none is compiled by `_on_replica`
+            jit_compile = False  # XLA has no collectives on a CPU; what needs none is compiled by `on_replica`
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         return self
 
@@ -128,7 +128,7 @@ class LDIAF(keras.Model):
 
     def _step(self, x, weight=None):
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        gradients, values = self._on_replica(self._gradients, x, weight, step)
+        gradients, values = self.on_replica(self._gradients, x, weight, step)
         share_bad = self._share_bad(values)
         replica: typing.Any = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync > 1:
@@ -142,8 +142,8 @@ class LDIAF(keras.Model):
         else:
             self._learn(gradients, values, weight)
 
-    def _on_replica(self, function, *arguments):
-        """What needs no other replica, compiled if it is not part of a larger program."""
+    def on_replica(self, function, *arguments):
+        """`function(*arguments)`, which needs no other replica; compiled if it is not part of a larger program."""
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return function(*arguments)
         compiled = tf.function(function, jit_compile=self.config.jit_compile, autograph=False)
@@ -173,7 +173,7 @@ class LDIAF(keras.Model):
         batch: typing.Any = tf.cast(self.evaluated_batches.total.value, tf.int32)
         seed = tf.random.fold_in([self.config.seed, 1], batch)
         self.evaluated_batches.update_state(1.0)
-        values, innovations = self._on_replica(self._validate, x, seed)
+        values, innovations = self.on_replica(self._validate, x, seed)
         self.term_means.update_state(values, weight)
         self.active_units.update_state(innovations, weight)
         return self._shown(active_units=self.active_units.result())

@@ -127,10 +127,11 @@ class Recorder(keras.callbacks.Callback):
         if first is not None:
             step, terms = first
             self._write_best()
+            alone = " --distribute=none" if self._is_spread() else ""
             raise ConfigError(
                 f"--learning_rate must keep training finite. Received: {self.model.config.learning_rate}, with which "
                 f"{', '.join(terms)} in step {step} of the {self.phase} phase (epoch {self.epoch + 1}) were not; "
-                "--resume --on_nonfinite=skip leaves such steps out."
+                f"--resume --on_nonfinite=skip{alone} leaves such steps out."
             )
 
     def _counters(self):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import re
 import typing
@@ -73,7 +74,8 @@ class Records:
 
     def held_out(self, fraction: float) -> tuple[typing.Self, typing.Self]:
         """The last records of each file, `fraction` of them, and the rest."""
-        nums = [round(fraction * part.num) for part in self.parts]
+        ends = [round(fraction * total) for total in itertools.accumulate(part.num for part in self.parts)]
+        nums = [end - before for before, end in itertools.pairwise([0, *ends])]  # in all as many as `fraction` says
         held = [part._replace(first=part.first + part.num - n, num=n) for part, n in zip(self.parts, nums, strict=True)]
         rest = [part._replace(num=part.num - n) for part, n in zip(self.parts, nums, strict=True)]
         return tuple(dataclasses.replace(self, parts=tuple(p for p in parts if p.num)) for parts in (held, rest))  # pyright: ignore[reportReturnType]
@@ -88,8 +90,10 @@ class Records:
             return np.zeros((0, *self.image_shape), self.dtype)
         # Records are parsed by the hundred; TFDS's `as_dataset` takes them one at a time and three times as long.
         batches = _read(self.parts).batch(_READ_BATCH).map(self.decode, num_parallel_calls=tf.data.AUTOTUNE)
-        with self.readable():
+        try:
             return np.concatenate(list(batches.as_numpy_iterator()))
+        except tf.errors.OpError as error:
+            raise self._unreadable(error) from None
 
     def steps(self, batch_size: int) -> int:
         """How many `batches` an epoch has."""
@@ -100,7 +104,7 @@ class Records:
         """One epoch's batches; the order is a function of the arguments, and of it a worker reads its own part.
 
         Each batch has as many images of every stream. A stream is an equal share of the records, read file by file,
-        in an order drawn anew for each epoch, and permuted within `_SHUFFLED` records of all streams.
+        in an order and from a place drawn anew for each epoch, and permuted within `_SHUFFLED` records of all streams.
 
         Args:
             batch_size: B, of all parts together.
@@ -135,13 +139,18 @@ class Records:
         """Stream i of `num`: a dataset of serialized records, several at a time."""
         parts = self._range(i * len(self) // num, (i + 1) * len(self) // num)
         order = tf.random.experimental.stateless_shuffle(tf.range(len(parts)), seed=seed)
+        records = _read(parts, order)
+        # Else a stream of one file would be permuted within the same records in every epoch.
+        longest = max(part.num for part in parts)
+        first = tf.random.stateless_uniform([], seed, 0, longest, dtype=tf.int64)
+        records = records.skip(first).concatenate(records.take(first))
 
         def shuffled(j, records):
             order_seed = tf.random.fold_in(seed, tf.cast(j + 1, tf.int32))
             places = tf.random.experimental.stateless_shuffle(tf.range(tf.size(records)), seed=order_seed)
             return tf.gather(records, places)
 
-        return _read(parts, order).batch(max(1, _SHUFFLED // num)).enumerate().map(shuffled)
+        return records.batch(max(1, _SHUFFLED // num)).enumerate().map(shuffled)
 
     def _range(self, start, stop):
         """The parts of records `start` to `stop` - 1."""
@@ -155,14 +164,16 @@ class Records:
 
     def checksum(self) -> int:
         """Of where the records are and how large the files, not of what is in them."""
-        with self.readable():
+        try:
             sizes = [tf.io.gfile.stat(part.path).length for part in self.parts]
+        except tf.errors.OpError as error:
+            raise self._unreadable(error) from None
         stand = [(pathlib.PurePath(part.path).name, part.first, part.num) for part in self.parts]
         return zlib.crc32(repr((stand, sizes)).encode())
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
-        """Makes a sentence of what TensorFlow says while records are read.
+        """Makes a sentence of what TensorFlow says when the next batch cannot be read; other errors pass.
 
         Raises:
             ConfigError: a file is missing or damaged, has fewer records than TFDS counted, or unusable images.
@@ -170,17 +181,18 @@ class Records:
         try:
             yield
         except tf.errors.OpError as error:
-            # Without which function of TensorFlow it was, and which step of the reading.
-            first_line = str(error.message).splitlines()[0]
-            reason = re.sub(r"\{\{.*?\}\} |Error in user-defined .*Iterator::\S*: | \[Op:.*", "", first_line)
-            # TensorFlow says by a failed precondition that another worker is gone, too.
-            is_short = isinstance(error, tf.errors.FailedPreconditionError) and "expected to contain" in reason
-            if not is_short and not isinstance(
-                error, (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError)
-            ):
+            if "IteratorGetNext" not in str(error.message):
                 raise
-            folder = pathlib.Path(self.parts[0].path).parent
-            raise ConfigError(f"--dataset must have readable files. Received: {folder} ({reason[:300]}).") from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error):
+        # What is said of the place in TensorFlow's graph, before and after, says nothing to a user.
+        lines = str(error.message).splitlines()
+        ends = [i for i, line in enumerate(lines) if "[[{{" in line]
+        line = lines[max(0, ends[0] - 1)] if ends else lines[0]
+        reason = re.sub(r"\{\{.*?\}\} |Error in user-defined .*Iterator::\S*: | \[Op:.*", "", line)
+        folder = pathlib.Path(self.parts[0].path).parent
+        return ConfigError(f"--dataset must have readable files. Received: {folder} ({reason[:300]}).")
 
 
 def _read(parts, order=None):

@@ -24,10 +24,9 @@ def main() -> None:
             raise ConfigError("--resume and --overwrite must not be given together. Received: both.")
         folder = RunFolder(arguments.run_dir)
         config = folder.read_config()
+        config = dataclasses.replace(config, **{name: given[name] for name in given if name in Config.CHANGEABLE})
         for name, value in given.items():
-            if name in Config.CHANGEABLE:
-                config = dataclasses.replace(config, **{name: value})
-            elif value != getattr(config, name):
+            if value != getattr(config, name):
                 ours, theirs = ("nothing" if text == "" else text for text in (getattr(config, name), value))
                 raise ConfigError(f"--{name} must be {ours} as in the run to resume. Received: {theirs}.")
     else:

@@ -34,10 +34,9 @@ def check(config: Config, images: data.Images, strategy) -> None:
         ConfigError: batches that the devices cannot share, or images that convolutions cannot take.
     """
     num_replicas = strategy.num_replicas_in_sync
-    if config.batch_size % num_replicas:
-        raise ConfigError(
-            f"--batch_size must be a multiple of the {num_replicas} devices. Received: {config.batch_size}."
-        )
+    batch_size = min(config.batch_size, len(images.train))
+    if batch_size % num_replicas:
+        raise ConfigError(f"--batch_size must be a multiple of the {num_replicas} devices. Received: {batch_size}.")
     shape = images.valid.shape[1:]
     if config.channels and any(side % CELL for side in shape):
         raise ConfigError(
@@ -59,9 +58,12 @@ def train(config: Config, images: data.Images, folder: RunFolder, strategy=None)
         strategy: what `distribution.make_strategy` made, or None: one device.
     """
     strategy = strategy or tf.distribute.get_strategy()
+    is_chief, checksum = distribution.is_chief(strategy), _checksum(images)
+    # Before anything is read: the chief may just have replaced a run.
+    distribution.check_agreement(strategy, repr((dataclasses.replace(config, data_dir=""), checksum)))
     with stopping.deferred(), strategy.scope():  # Keras would take Ctrl-C for damage
-        found = checkpoints.read(folder)
-    first_phase, checksum = "structure" if config.learns_gates else "final", _checksum(images)
+        found = checkpoints.read(folder, mends=is_chief)
+    first_phase = "structure" if config.learns_gates else "final"
     model, progress = found or (None, Progress(first_phase, 0, 0, [], [], [], checksum))
     if model is not None:
         _check(model, progress, config, images, folder)
@@ -71,12 +73,9 @@ def train(config: Config, images: data.Images, folder: RunFolder, strategy=None)
                 "--distribute must be none until the epoch is finished that a run was stopped in. "
                 f"Received: {config.distribute}."
             )
-    stand = repr(
-        (dataclasses.replace(config, data_dir=""), checksum, progress.phase, progress.epoch, len(progress.rows))
-    )
-    distribution.check_agreement(strategy, zlib.crc32(stand.encode()) >> 1)
+    distribution.check_agreement(strategy, repr((progress.phase, progress.epoch, len(progress.rows))))
     with contextlib.ExitStack() as held:
-        if not distribution.is_chief(strategy):
+        if not is_chief:
             # Keras wants every worker to save; what is not the chief's goes.
             folder = RunFolder(held.enter_context(tempfile.TemporaryDirectory()))
         _train(config, images, folder, strategy, model, progress)
@@ -162,7 +161,7 @@ def _run_phase(config, adjacency, num_epochs, images, folder, strategy, log, mod
             initial_epoch=progress.epoch,
             epochs=num_epochs,
             validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
-            validation_steps=-(-len(images.valid) // _VALIDATION_BATCH),
+            validation_steps=data.num_evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
             callbacks=[Recorder(folder, progress, images, log, request)],
             verbose=1 if sys.stdout.isatty() else 2,
         )
