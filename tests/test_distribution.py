@@ -39,6 +39,12 @@ SETTINGS = """
 --ema_decay=0.9
 --nojit_compile
 """
+# They stand for GPUs, and must be there before TensorFlow first looks.
+LOGICAL_DEVICES = """
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu[0], {} * [tf.config.LogicalDeviceConfiguration()])
+"""
 # Sums over replicas round otherwise than sums over a batch.
 TOLERANCE = 1e-5
 
@@ -108,27 +114,44 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_mirrored_devices_train_like_one(num, whole, tmp_path):
-    def spread(name, *flags):
-        # Logical devices stand for GPUs; they must be there before TensorFlow first looks.
-        program = (
-            f"import tensorflow as tf; from tf_ldiaf import cli, {name}; cpu = tf.config.list_physical_devices('CPU');"
-            f"tf.config.set_logical_device_configuration(cpu[0], {num} * [tf.config.LogicalDeviceConfiguration()]);"
-            f"cli.run({name}.main, '')"
-        )
-        line = [sys.executable, "-c", program, "--distribute=mirrored", f"--run_dir={tmp_path / 'run'}", *flags]
-        env = environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run(line, cwd=whole.parent, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-
-    spread("train", "--flagfile=settings.cfg", "--jit_compile")
-    assert_same(tmp_path / "run", whole, TOLERANCE)
-    flags, metrics = ["--num_importance_samples=9", "--batch_size=80"], RunFolder(tmp_path / "run").read_metrics
-    spread("evaluate", *flags)
-    ours = metrics()
-    done = command("evaluate", f"--run_dir={tmp_path / 'run'}", *flags, cwd=tmp_path, env=environment())
+    program = LOGICAL_DEVICES.format(num) + "from tf_ldiaf import cli, train; cli.run(train.main, '')"
+    line = [sys.executable, "-c", program, "--distribute=mirrored", f"--run_dir={tmp_path / 'run'}"]
+    line += ["--flagfile=settings.cfg"]
+    done = subprocess.run(
+        line,
+        cwd=whole.parent,
+        env=environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
-    for name, value in metrics().items():
-        assert ours[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-5)), name
+    assert_same(tmp_path / "run", whole, TOLERANCE)
+
+
+def test_mirrored_devices_evaluate_like_one_compiled():
+    program = """
+import numpy as np
+from tf_ldiaf import LDIAF, Config, distribution, evaluation
+config = Config(num_nodes=3, node_dim=2, encoder_units=(8,), decoder_units=(8,), edges="all", root_components=2)
+x = (np.random.default_rng(0).random((22, 4, 4)) < 0.5).astype("float32")
+strategy = distribution.make_strategy("mirrored")
+with strategy.scope():
+    model = LDIAF(config)
+    model.build((None, 4, 4))
+ours = evaluation.per_image(model, x, 5, 8, 0, strategy)
+alone = LDIAF(config)
+alone.build((None, 4, 4))
+alone.set_weights(model.get_weights())
+for name, value in evaluation.per_image(alone, x, 5, 8, 0).items():
+    np.testing.assert_allclose(ours[name], value, atol=1e-4)
+print("the same")
+"""
+    line = [sys.executable, "-c", LOGICAL_DEVICES.format(2) + program]
+    done = subprocess.run(
+        line, env=environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.endswith("the same\n"), done.stderr
 
 
 @pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.long)])

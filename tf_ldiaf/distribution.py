@@ -89,9 +89,9 @@ def _cluster():
     if "TF_CONFIG" in os.environ:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         try:
-            workers = resolver.cluster_spec().as_dict().get("worker", [])
+            workers = resolver.cluster_spec().job_tasks("worker")
             ports = [int(worker.rpartition(":")[2]) for worker in workers]
-            if resolver.task_type == "worker" and not (workers[resolver.task_id] and max(ports) < 2**16):
+            if not workers[resolver.task_id] or max(ports) >= 2**16:
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise ConfigError(
