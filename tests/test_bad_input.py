@@ -72,7 +72,8 @@ def wrong_values(field):
         return ["maybe", "2"]
     if kind is str:
         return []
-    wrong = ["", "x", "1e", "0x", "1,,2", "nan", "inf", "-1"]
+    wrong = ["x", "1e", "0x", "1,,2", "nan", "inf", "-1"]
+    wrong += [""] * (field.default != ())  # where none is a list too
     return wrong if kind is float else [*wrong, "1.5", "9" * 40]
 
 
