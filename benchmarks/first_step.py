@@ -30,8 +30,8 @@ def stage(name, function):
 @contextlib.contextmanager
 def observed():
     """In place of the command's imports: the same, and then stages are told."""
-    with quiet_tensorflow():
-        yield
+    with quiet_tensorflow() as request:
+        yield request
         import keras
 
         from tf_ldiaf import data

@@ -18,7 +18,7 @@ from tests.test_cli import command, environment
 from tf_ldiaf import checkpoints
 from tf_ldiaf.run_folder import RunFolder
 
-# Everything that is drawn, averaged, decayed or counted: 50 steps, and a validation set that fills no batch.
+# Everything that is drawn, averaged, decayed or counted: 50 steps, and 145 images for validation.
 SETTINGS = """
 --num_nodes=2
 --node_dim=2
@@ -30,6 +30,7 @@ SETTINGS = """
 --dataset=digits
 --binarization=dynamic
 --limit_train=320
+--validation_fraction=0.1008
 --batch_size=32
 --structure_epochs=2
 --epochs=3
@@ -134,16 +135,16 @@ def test_mirrored_devices_evaluate_like_one_compiled():
 import numpy as np
 from tf_ldiaf import LDIAF, Config, distribution, evaluation
 config = Config(num_nodes=3, node_dim=2, encoder_units=(8,), decoder_units=(8,), edges="all", root_components=2)
-x = (np.random.default_rng(0).random((22, 4, 4)) < 0.5).astype("float32")
+x = (np.random.default_rng(0).random((19, 4, 4)) < 0.5).astype("float32")
 strategy = distribution.make_strategy("mirrored")
 with strategy.scope():
     model = LDIAF(config)
     model.build((None, 4, 4))
-ours = evaluation.per_image(model, x, 5, 8, 0, strategy)
+ours = evaluation.per_image(model, x, 5, 7, 0, strategy)
 alone = LDIAF(config)
 alone.build((None, 4, 4))
 alone.set_weights(model.get_weights())
-for name, value in evaluation.per_image(alone, x, 5, 8, 0).items():
+for name, value in evaluation.per_image(alone, x, 5, 7, 0).items():
     np.testing.assert_allclose(ours[name], value, atol=1e-4)
 print("the same")
 """
@@ -261,4 +262,20 @@ def test_a_cluster_that_is_not_named_rightly_is_one_sentence(cluster, flags, sen
     done = command("train", "--distribute=multi_worker", *flags, cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert re.fullmatch(rf"train: {re.escape(sentence)}.*\n", done.stderr), done.stderr
+    assert not os.listdir(tmp_path)
+
+
+def test_ctrl_c_ends_the_waiting_for_workers(tmp_path):
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": 0}}
+    line = [sys.executable, "-m", "tf_ldiaf.train", "--distribute=multi_worker", "--run_dir=run"]
+    env = environment() | {"TF_CONFIG": json.dumps(cluster)}
+    with socket.create_server(("127.0.0.1", int(hosts[1].rpartition(":")[2]))) as second:
+        waiting = subprocess.Popen(line, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        second.accept()[0].close()  # now it waits for the third
+        waiting.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, errors = waiting.communicate(timeout=100)
+    assert (waiting.returncode, errors) == (130, "\ntrain: interrupted.\n")
+    assert time.monotonic() - began < 60  # of 120
     assert not os.listdir(tmp_path)

@@ -23,7 +23,7 @@ def test_only_later_nodes_can_be_parents():
     """Every matrix is [child, parent]: row n is zero up to and with column n."""
     gates = make(logits=3.0)
     open_pairs = {(child, parent) for child, parent in itertools.product(range(4), repeat=2) if parent > child}
-    for matrix in (all_gates_open(4), gates.probs(), gates.adjacency(), *gates.sample(5, 0.5, [0, 0])):
+    for matrix in (all_gates_open(4), gates.probs(), gates.adjacency(), *gates.sample((1, 5), 0.5, [0, 0])[0]):
         assert set(map(tuple, np.argwhere(np.asarray(matrix) != 0).tolist())) == open_pairs
 
 
@@ -40,7 +40,7 @@ def test_probability_at_the_start_is_the_given_one():
 def test_draws_open_as_often_as_gate_probs_say(temperature):
     logits = np.linspace(-3, 3, 16).reshape(4, 4)
     gates = make(logits=logits)
-    draws = gates.sample(20_000, temperature, [1, 2]).numpy()
+    draws = gates.sample((1, 20_000), temperature, [1, 2]).numpy()[0]
     assert draws.min() >= 0
     assert draws.max() <= 1
     probs = all_gates_open(4) / (1 + np.exp(-logits))
@@ -54,16 +54,18 @@ def test_draws_open_as_often_as_gate_probs_say(temperature):
 
 def test_draws_become_hard_as_temperature_falls():
     gates = make(logits=0.2)
-    softness = [np.minimum(c, 1 - c).max() for c in (gates.sample(500, t, [0, 0]).numpy() for t in (1.0, 0.1, 1e-6))]
+    softness = [
+        np.minimum(c, 1 - c).max() for c in (gates.sample((5, 100), t, [0, 0]).numpy() for t in (1.0, 0.1, 1e-6))
+    ]
     assert softness[0] > 0.3
     assert softness[2] < 1e-6
 
 
 def test_draws_are_independent_between_rows_and_gates_and_a_function_of_the_seed():
     gates = make(logits=0.0)
-    draws = gates.sample(4_000, 1.0, [3, 4]).numpy()
-    np.testing.assert_array_equal(draws, gates.sample(4_000, 1.0, [3, 4]))
-    assert (draws != gates.sample(4_000, 1.0, [3, 5]).numpy())[:, 0, 1].all()
+    draws = gates.sample((1, 4_000), 1.0, [3, 4]).numpy()[0]
+    np.testing.assert_array_equal(draws, gates.sample((1, 4_000), 1.0, [3, 4])[0])
+    assert (draws != gates.sample((1, 4_000), 1.0, [3, 5])[0].numpy())[:, 0, 1].all()
     columns = draws[:, *np.triu_indices(4, 1)]
     correlation = np.corrcoef(np.concatenate([columns[:-1], columns[1:]], axis=1).T)
     # 66 correlations of standard error 1/63, 5 of them: error rate 4e-5.
@@ -75,7 +77,7 @@ def test_gradients_are_finite_for_all_logits(temperature):
     for logit in (*np.linspace(-80, 80, 41), 1e-30):
         gates = make(2, logit)
         with tf.GradientTape() as tape:
-            c = gates.sample(64, temperature, [0, 0])
+            c = gates.sample((1, 64), temperature, [0, 0])
             loss = tf.reduce_sum(c**2) + tf.reduce_sum(gates.probs())
         gradient = tape.gradient(loss, gates.scaled_logits.value).numpy()
         assert np.isfinite(gradient).all(), logit

@@ -33,7 +33,7 @@ def test_its_density_is_that_of_tfp(mixture):
 
 def test_its_draws_have_the_moments_of_its_density(mixture):
     """30,000 draws; 5 standard errors of each of 5 moments: a right sampler fails for 3 seeds in a million."""
-    z = mixture.sample(tf.random.stateless_normal([30_000, 2], [1, 0]), [2, 0]).numpy()
+    z = mixture.sample(tf.random.stateless_normal([30, 1_000, 2], [1, 0]), [2, 0]).numpy().reshape(-1, 2)
     expected = oracle(mixture)
     covariance = tfp.stats.covariance(expected.sample(10**6, seed=3)).numpy()
     found = [*z.T, *(z - expected.mean()).numpy().T ** 2, np.prod(z - expected.mean(), axis=1)]
@@ -46,8 +46,8 @@ def test_every_component_is_drawn_and_no_other(num):
     layer = Mixture(num, 1)
     layer.build()
     layer.loc.assign(np.arange(num)[:, np.newaxis])
-    found = layer.sample(tf.zeros([1000, 1]), [0, 0]).numpy()
-    assert set(found[:, 0]) == set(range(num))
+    found = layer.sample(tf.zeros([1, 1000, 1]), [0, 0]).numpy()
+    assert set(found[0, :, 0]) == set(range(num))
 
 
 def test_scales_stay_finite_with_finite_gradients_however_extreme():
@@ -78,7 +78,7 @@ def test_what_is_sampled_begins_at_the_mixture(build):
     model = build("ldiaf", root_components=2)
     model.graph.root.loc.assign([[5.0, 5.0], [-5.0, -5.0]])
     model.graph.root.raw_scale.assign(np.full((2, 2), -20.0))
-    gates, noise = model.graph.draw_gates(None), model.graph.noise(tf.constant([1, 200]), [0, 0])
+    gates, noise = model.graph.draw_gates(None), model.graph.noise((1, 200), [0, 0])
     root = model.graph.prior(gates, noise, [3, 4])[0, :, -1].numpy()
     assert (np.abs(np.abs(root) - 5.0) < 0.02).all()
     # 200 fair coins: within 5 standard deviations of 100.

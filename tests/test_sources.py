@@ -1,5 +1,8 @@
 """Sources: one sentence for every input that cannot be used."""
 
+import concurrent.futures
+import time
+
 import numpy as np
 import pytest
 from test_data import grey, numbered, save_pngs
@@ -113,6 +116,34 @@ def test_unprepared_data_set_without_a_network(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*--data_dir"):
         data.load(Config(dataset="mnist", data_dir=str(tmp_path)))
     assert retries == downloader.MAX_RETRIES
+
+
+def test_two_that_need_a_data_set_prepare_it_once(tmp_path):
+    """Two threads, which lock files as two processes do."""
+    import tensorflow_datasets as tfds
+
+    times = []
+
+    class WantedByTwo(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(4, 4, 1))})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            times.append(1)
+            time.sleep(1)
+            return {"train": [(i, {"image": np.full((4, 4, 1), i, "uint8")}) for i in range(5)]}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: sources.read("wanted_by_two", str(tmp_path)), range(2)))
+    assert times == [1]
+    for sets in found:
+        assert sorted(sets["train"][:, 0, 0]) == [0, 1, 2, 3, 4]
 
 
 def test_one_set_of_ones_and_one_of_255_is_refused(npz):

@@ -88,9 +88,10 @@ def required(*names: str) -> None:
 
 
 @contextlib.contextmanager
-def quiet_tensorflow() -> Iterator[None]:
+def quiet_tensorflow() -> Iterator[stopping.Request]:
     """While TensorFlow is imported and finds its devices: its chatter is dropped, all else is passed on.
 
+    Ctrl-C and SIGTERM wait for the block's end, or for when the request that it gives is obeyed.
     Later, without a GPU, its C++ parts are silent: what goes wrong in them comes as an exception too.
     """
     has_gpu = os.path.exists("/dev/nvidia0")
@@ -103,8 +104,8 @@ def quiet_tensorflow() -> Iterator[None]:
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            with stopping.deferred():  # half initialised, TensorFlow would make another error of Ctrl-C
-                yield
+            with stopping.deferred() as request:  # half initialised, TensorFlow would make another error of Ctrl-C
+                yield request
                 import tensorflow as tf
 
                 tf.config.list_logical_devices()

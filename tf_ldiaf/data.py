@@ -134,7 +134,7 @@ def evaluation_batches(images: np.ndarray, batch_size: int, strategy=None) -> tf
     One size means one compilation, and the weights keep the padding out of every mean. With a `tf.distribute` strategy
     the size is a multiple of its replicas, and each has its part of every batch.
     """
-    size = _evaluation_batch_size(images, batch_size, strategy)
+    size = evaluation_batch_size(images, batch_size, strategy)
     padding = -len(images) % size
     padded = np.concatenate([images, np.resize(images, (padding, *images.shape[1:]))])
     weights = np.concatenate([np.ones(len(images), "float32"), np.zeros(padding, "float32")])
@@ -154,10 +154,11 @@ def evaluation_batches(images: np.ndarray, batch_size: int, strategy=None) -> tf
 
 def num_evaluation_batches(images: np.ndarray, batch_size: int, strategy=None) -> int:
     """How many `evaluation_batches` there are."""
-    return -(-len(images) // _evaluation_batch_size(images, batch_size, strategy))
+    return -(-len(images) // evaluation_batch_size(images, batch_size, strategy))
 
 
-def _evaluation_batch_size(images, batch_size, strategy):
+def evaluation_batch_size(images: np.ndarray, batch_size: int, strategy=None) -> int:
+    """How many images each of `evaluation_batches` has, what fills up the last among them."""
     size = min(batch_size, len(images))
     return size + -size % (strategy.num_replicas_in_sync if strategy is not None else 1)
 

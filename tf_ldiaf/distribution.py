@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 from tensorflow.python.eager import context
@@ -25,12 +25,13 @@ _LOST = (
 )
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
+def make_strategy(name: str, obey: Callable[[], None] = lambda: None) -> tf.distribute.Strategy:
     """The strategy that `--distribute` names; to be made before anything else is asked of TensorFlow.
 
     Args:
         name: none; mirrored, over all GPUs of this machine or, without one, its logical CPUs; or multi_worker, over the
             machines that TF_CONFIG or Slurm name.
+        obey: called while the first worker waits for others; what it raises ends that.
 
     Raises:
         ConfigError: no cluster is named, or not all of its workers came.
@@ -55,18 +56,19 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         coordinated_jobs=list(jobs),
     )
     if resolver.task_id == 0:
-        _wait_for(spec.job_tasks("worker")[1:])  # TensorFlow's first worker would wait for ever
+        _wait_for(spec.job_tasks("worker")[1:], obey)  # TensorFlow's first worker would wait for ever
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except (tf.errors.OpError, RuntimeError) as error:
         raise _missing(spec.job_tasks("worker")[:1], str(error).splitlines()[0][:200]) from None
 
 
-def _wait_for(workers):
+def _wait_for(workers, obey):
     """Until all of them answer."""
     end, reason = time.monotonic() + _START_SECONDS, ""
     missing = list(workers)
     while missing:
+        obey()
         host, _, port = missing[0].rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=1).close()

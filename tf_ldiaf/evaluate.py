@@ -27,10 +27,10 @@ def main() -> None:
     cli.required("run_dir")
     folder = RunFolder(flags.FLAGS.run_dir)
     folder.read_config()  # a folder that is not a run is refused before TensorFlow is imported
-    with cli.quiet_tensorflow():
+    with cli.quiet_tensorflow() as request:
         from tf_ldiaf import distribution, evaluation
 
-        strategy = distribution.make_strategy(flags.FLAGS.distribute)
+        strategy = distribution.make_strategy(flags.FLAGS.distribute, request.obey)
     started = time.monotonic()
     with distribution.one_voice(strategy):
         metrics = evaluation.evaluate(

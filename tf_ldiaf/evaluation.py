@@ -91,27 +91,26 @@ def per_image(
 ) -> dict[str, np.ndarray]:
     """`LDIAF.bounds` of every image, batch by batch, with a progress bar; every worker of a cluster has all of them.
 
-    Every batch has draws of its own. The last one is filled up, so that one compilation serves all.
+    The last batch is filled up, so that one compilation serves all.
     """
     strategy = strategy or tf.distribute.get_strategy()
 
-    def on_replica(x, batch_seed):
-        return model.on_replica(lambda x, seed: model.bounds(x, num_importance_samples, seed), x, batch_seed)
+    def on_replica(x, first):
+        return model.on_replica(lambda x, first: model.bounds(x, num_importance_samples, seed, first), x, first)
 
     is_alone = strategy.num_replicas_in_sync == 1
     step = tf.function(
-        lambda x, batch_seed: strategy.run(on_replica, args=(x, batch_seed)),
+        lambda x, first: strategy.run(on_replica, args=(x, first)),
         jit_compile=model.config.jit_compile and is_alone,
         autograph=False,
     )
     batches = data.evaluation_batches(images, batch_size, strategy)
     num_batches = data.num_evaluation_batches(images, batch_size, strategy)
     progress = keras.utils.Progbar(num_batches, verbose=1 if sys.stdout.isatty() else 2, unit_name="batch")
+    size = data.evaluation_batch_size(images, batch_size, strategy)
     parts = []
     for i, (x, _, _) in enumerate(batches):
-        # Seeds far apart: a seed and the next must not share draws.
-        batch_seed = tf.random.fold_in([seed, 5], i)[0]
-        values = step(x, batch_seed)
+        values = step(x, tf.constant(i * size))
         if not is_alone:
             values = {name: strategy.gather(value, axis=0) for name, value in values.items()}
         parts.append({name: value.numpy() for name, value in values.items()})

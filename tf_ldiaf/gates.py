@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_ldiaf.noise import uniform
+
 # Gate logits move as many times as fast as weights: at the weights' rate, gates are undecided after 700 steps.
 _RATE = 5.0
 # They stay within this of 0, probabilities between about 0.05 and 0.95: what seemed decided can still be reversed.
@@ -107,20 +109,20 @@ class Gates(keras.layers.Layer):
         """The most probable graph: [N, N] of 0 and 1, see `most_probable_graph`."""
         return most_probable_graph(self.probs())
 
-    def sample(self, num, temperature, seed):
+    def sample(self, shape, temperature, seed):
         """Relaxed gates.
 
         Args:
-            num: how many independent draws.
+            shape: [S, B], of samples and images, each of which has its own.
             temperature: tau > 0, scalar.
             seed: [2], int32, a stateless seed.
 
         Returns:
-            gates: [num, N, N] in [0, 1].
+            gates: [S, B, N, N] in [0, 1].
         """
         # Not tfd.RelaxedBernoulli: the gradient of its draws overflows at low temperature.
-        uniform = tf.random.stateless_uniform([num, *self.possible.shape], seed, minval=float(np.finfo("float32").tiny))
-        logistic = tf.math.log(uniform) - tf.math.log1p(-uniform)
+        draws = tf.reshape(uniform((1, *shape, self.possible.size), seed), (*shape, *self.possible.shape))
+        logistic = tf.math.log(draws) - tf.math.log1p(-draws)
         relaxed = tf.sigmoid((self.gate_logits + logistic) / temperature)
         return tf.constant(self.possible) * relaxed
 

@@ -69,13 +69,14 @@ class Mixture(keras.layers.Layer):
         """Draws from it.
 
         Args:
-            noise: [..., D], standard normal.
+            noise: [S, B, D], standard normal.
             seed: [2], int32, a stateless seed, of the components that are drawn.
 
         Returns:
-            z: [..., D].
+            z: [S, B, D].
         """
-        component = tf.cast(uniform(tf.shape(noise)[:-1], seed) * self.num, tf.int32)
+        shape = tf.unstack(tf.shape(noise)[:-1])
+        component = tf.cast(tf.reshape(uniform((1, *shape, 1), seed), shape) * self.num, tf.int32)
         component = tf.minimum(component, self.num - 1)  # the product may be rounded up
         loc, scale = tf.convert_to_tensor(self.loc), positive(tf.convert_to_tensor(self.raw_scale))
         return tf.gather(loc, component) + tf.gather(scale, component) * noise

@@ -11,7 +11,7 @@ from tf_ldiaf.gates import Gates, adjacency_of
 from tf_ldiaf.gaussians import Mixture, fuse, log_normal
 from tf_ldiaf.layers import at
 from tf_ldiaf.networks import GaussianNetworks
-from tf_ldiaf.noise import of_replica, standard_normal
+from tf_ldiaf.noise import standard_normal
 
 
 class Draw(typing.NamedTuple):
@@ -84,19 +84,14 @@ class LatentGraph(keras.layers.Layer):
             gates: [N, S, B, N - 1] relaxed, or [N, 1, 1, N - 1] of 0 and 1.
         """
         if temperature is not None and self.gates.fixed is None:
-            gates: typing.Any = of_replica(lambda shape: self._sample_gates(shape, temperature, seed), shape, axis=1)
+            gates: typing.Any = self.gates.sample(shape, temperature, seed)
         else:
             gates = self.gates.adjacency()[tf.newaxis, tf.newaxis]
         return tf.transpose(gates[..., 1:], [2, 0, 1, 3])
 
-    def _sample_gates(self, shape, temperature, seed):
-        gates = self.gates.sample(tf.reduce_prod(shape), temperature, seed)
-        return tf.reshape(gates, tf.concat([shape, tf.shape(gates)[1:]], axis=0))
-
-    def noise(self, shape, seed):
-        """Standard normal draws for all nodes, [N, S, B, D]; `shape` is [S, B]."""
-        sizes = [[self.num_nodes], shape, [self.node_dim]]
-        return of_replica(lambda shape: standard_normal(shape, seed), tf.concat(sizes, axis=0), axis=2)
+    def noise(self, shape, seed, first=(0, 0)):
+        """Standard normal draws for all nodes, [N, S, B, D]; `shape` is [S, B], `first` as in `noise.uniform`."""
+        return standard_normal((self.num_nodes, *shape, self.node_dim), seed, first)
 
     def posterior(self, bottom_up, gates, noise):
         """Draws z from the posterior: Eq. fusion, Eq. iaf and Eq. density in each node.

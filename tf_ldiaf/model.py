@@ -50,7 +50,7 @@ class LDIAF(keras.Model):
         self.active_units = ActiveUnits((config.num_nodes, config.node_dim))
         self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
         self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
-        self.evaluated_batches = keras.metrics.Sum(name="evaluated_batches")
+        self.evaluated_images = keras.metrics.Sum(name="validated_images")
 
     # Keras's contract
 
@@ -170,17 +170,18 @@ class LDIAF(keras.Model):
 
     def test_step(self, data):
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch: typing.Any = tf.cast(self.evaluated_batches.total.value, tf.int32)
-        seed = tf.random.fold_in([self.config.seed, 1], batch)
-        self.evaluated_batches.update_state(1.0)
-        values, innovations = self.on_replica(self._validate, x, seed)
+        so_far, num = tf.cast(self.evaluated_images.total.value, tf.int32), tf.shape(x)[0]  # by this replica
+        self.evaluated_images.update_state(tf.cast(num, tf.float32))
+        first_image = so_far * tf.distribute.get_strategy().num_replicas_in_sync
+        values, innovations = self.on_replica(self._validate, x, first_image)
         self.term_means.update_state(values, weight)
         self.active_units.update_state(innovations, weight)
         return self._shown(active_units=self.active_units.result())
 
-    def _validate(self, x, seed):
+    def _validate(self, x, first_image):
         bottom_up = self.infer(x)
-        values = self._with_norm(self._values(self._terms(x, bottom_up, seed, 1)), 0.0)
+        terms = self._terms(x, bottom_up, [self.config.seed, 1], 1, first=(0, first_image))
+        values = self._with_norm(self._values(terms), 0.0)
         return values, self.codes_and_innovations(bottom_up)[1]
 
     def _shown(self, **logs):
@@ -234,14 +235,14 @@ class LDIAF(keras.Model):
     def _flat(self, x):
         return tf.reshape(tf.cast(x, tf.float32), [-1, self.num_pixels])
 
-    def _terms(self, x, bottom_up, seed, num_samples, training=False):
+    def _terms(self, x, bottom_up, seed, num_samples, training=False, first=(0, 0)):
         flat = self._flat(x)
-        shape = tf.concat([[num_samples], tf.shape(flat)[:1]], axis=0)
+        shape = (num_samples, tf.shape(flat)[0])
         gate_seed, noise_seed = tf.unstack(tf.random.split(seed))
         learning = training and self.gates.fixed is None
         temperature = tf.convert_to_tensor(self.temperature) if learning else None
         gates = self.graph.draw_gates(shape, temperature, gate_seed)
-        drawn = self.graph.posterior(bottom_up, gates, self.graph.noise(shape, noise_seed))
+        drawn = self.graph.posterior(bottom_up, gates, self.graph.noise(shape, noise_seed, first))
         logits = self._logits(drawn.z)
         return Terms(
             log_likelihood=tf.reduce_sum(flat * logits - softplus(logits), axis=-1),
@@ -285,7 +286,7 @@ class LDIAF(keras.Model):
         if not self.built:
             raise ValueError("sample needs a model that knows the size of its images. Received: one that saw none yet.")
         noise_seed, image_seed = tf.unstack(tf.random.split([seed, 2]))
-        shape = tf.stack([1, num])
+        shape = (1, num)
         gates, noise = self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed)
         latents = self.graph.prior(gates, noise, tf.random.fold_in(noise_seed, 1))
         return self._decode(latents, image_seed)
@@ -317,7 +318,7 @@ class LDIAF(keras.Model):
     def reconstruct(self, x, seed=0):
         """Each image from one draw of its posterior: `probs` and `images` as in `sample`, [B, ...]."""
         noise_seed, image_seed = tf.unstack(tf.random.split([seed, 3]))
-        shape = tf.stack([1, tf.shape(x)[0]])
+        shape = (1, tf.shape(x)[0])
         gates, noise = self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed)
         drawn = self.graph.posterior(self.infer(x), gates, noise)
         return self._decode(drawn.z, image_seed)
@@ -335,11 +336,12 @@ class LDIAF(keras.Model):
         """
         return self.bounds(x, num_importance_samples, seed)["log_likelihood"]
 
-    def bounds(self, x, num_importance_samples, seed=0):
+    def bounds(self, x, num_importance_samples, seed=0, first_image=0):
         """Both bounds and the terms of the ELBO, from the same S draws; the encoder runs once.
 
         Args:
             x, num_importance_samples, seed: as in `log_likelihood`.
+            first_image: place of the first of `x` among all images, see `noise.uniform`.
 
         Returns:
             elbo, log_likelihood, reconstruction: [B], nats.
@@ -350,13 +352,12 @@ class LDIAF(keras.Model):
             raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
         bottom_up = self.infer(x)
         batch = tf.shape(x)[0]
-        whole = batch * tf.distribute.get_strategy().num_replicas_in_sync
-        most = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(whole, 1), 1, num_importance_samples)
+        most = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(batch, 1), 1, num_importance_samples)
         num_chunks = -(-num_importance_samples // most)
         chunk = -(-num_importance_samples // num_chunks)  # equal, so that few draws are made in vain
 
         def add_chunk(i, log_sum, reconstruction, kl):
-            terms = self._terms(x, bottom_up, tf.random.fold_in([seed, 4], i), chunk)
+            terms = self._terms(x, bottom_up, [seed, 4], chunk, first=(i * chunk, first_image))
             # The last chunk may reach beyond S: draws there have weight 0.
             used = (i * chunk + tf.range(chunk) < num_importance_samples)[:, tf.newaxis]
             log_weights = tf.where(used, terms.elbo(), -np.inf)

@@ -16,10 +16,10 @@ def threefry(key, counter):
 
     Args:
         key: two uint32 tensors.
-        counter: two uint32 tensors, of one shape.
+        counter: two uint32 tensors, of shapes that broadcast.
 
     Returns:
-        two uint32 tensors of that shape, as good as random.
+        two uint32 tensors of their common shape, as good as random.
 
     Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3, section 3.3.
     """
@@ -40,49 +40,38 @@ def threefry(key, counter):
     return a, b
 
 
-def uniform(shape, seed):
+def uniform(shape, seed, first=(0, 0)):
     """Independent draws between 0 and 1: each odd multiple of 2^-24 is as likely as the next.
 
+    A draw is a function of the seed and of its own place: it is the same however many samples are drawn at a time, and
+    however images are spread over batches and replicas.
+
     Args:
-        shape: of the result.
+        shape: [N, S, B, K], a sequence of ints or int32 scalars: nodes, samples, images, and draws for each.
         seed: [2], int32, a stateless seed.
+        first: the place of the first sample among all samples, and of the first image among all images. Within a
+            `tf.distribute` replica, that of the first image of all replicas, each of which has B.
 
     Returns:
         float32 tensor of that shape, never 0 and never 1.
     """
-    num = tf.reduce_prod(shape)
-    counter = tf.bitcast(tf.range((num + 1) // 2), tf.uint32)
-    key = tf.unstack(tf.bitcast(tf.convert_to_tensor(seed, tf.int32), tf.uint32))
-    bits = tf.concat(threefry(key, (counter, tf.zeros_like(counter))), axis=0)[:num]
-    mantissa = tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32)
-    return tf.reshape((mantissa + 0.5) * 2.0**-23, shape)
-
-
-def standard_normal(shape, seed):
-    """Independent draws from N(0, 1), float32, from those of `uniform`: none is beyond 5.5."""
-    return math.sqrt(2.0) * tf.math.erfinv(2.0 * uniform(shape, seed) - 1.0)
-
-
-def of_replica(draw, shape, axis):
-    """`draw(shape)`; where a batch is spread over replicas, this replica's part of what one device would draw.
-
-    Every replica draws for the whole batch and keeps its own, so that an image's draws do not depend on how many
-    replicas there are.
-
-    Args:
-        draw: a function of a shape to a tensor whose first axes have that shape.
-        shape: [k], of this replica's part.
-        axis: the one of `shape` that counts images, of which each replica has as many.
-
-    Returns:
-        `draw`'s tensor with `shape`.
-    """
+    num_nodes, num_samples, num_images, num = shape
+    first_sample, first_image = first
     context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return draw(shape)
-    own = shape[axis]
-    whole = draw(tf.concat([shape[:axis], [own * context.num_replicas_in_sync], shape[axis + 1 :]], axis=0))
-    return tf.gather(whole, context.replica_id_in_sync_group * own + tf.range(own), axis=axis)
+    if context is not None and context.num_replicas_in_sync > 1:
+        first_image += context.replica_id_in_sync_group * num_images
+    half = (num + 1) // 2
+    samples = first_sample + tf.range(num_samples)[:, tf.newaxis, tf.newaxis]
+    nodes = tf.range(num_nodes)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    counter = (samples * num_nodes + nodes) * half + tf.range(half), (first_image + tf.range(num_images))[:, tf.newaxis]
+    key = tf.unstack(tf.bitcast(tf.convert_to_tensor(seed, tf.int32), tf.uint32))
+    bits = tf.concat(threefry(key, [tf.bitcast(word, tf.uint32) for word in counter]), axis=-1)[..., :num]
+    return (tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32) + 0.5) * 2.0**-23
+
+
+def standard_normal(shape, seed, first=(0, 0)):
+    """Independent draws from N(0, 1), float32, from those of `uniform`: none is beyond 5.5."""
+    return math.sqrt(2.0) * tf.math.erfinv(2.0 * uniform(shape, seed, first) - 1.0)
 
 
 def bernoulli(grey, seed):
@@ -96,5 +85,6 @@ def bernoulli(grey, seed):
         float32 tensor of that shape.
     """
     scale = 255.0 if grey.dtype == tf.uint8 else 1.0
-    draws = of_replica(lambda shape: uniform(shape, seed), tf.shape(grey), axis=0)
+    num_pixels = math.prod(grey.shape[1:])
+    draws = tf.reshape(uniform((1, 1, tf.shape(grey)[0], num_pixels), seed), tf.shape(grey))
     return tf.cast(draws < tf.cast(grey, tf.float32) / scale, tf.float32)

@@ -1,6 +1,8 @@
 """Where images come from: scikit-learn's digits, .npz files, folders of PNG images, TFDS."""
 
+import contextlib
 import difflib
+import fcntl
 import math
 import os
 import pathlib
@@ -53,7 +55,12 @@ def open_records(dataset: str, data_dir: str) -> dict[str, Records]:
     Raises:
         ConfigError: not a TFDS name, or a data set that is not prepared, or whose images have no common size.
     """
-    if dataset == "digits" or dataset.endswith(".npz") or dataset.startswith((".", "~", "/")):
+    if (
+        dataset == "digits"
+        or dataset.endswith(".npz")
+        or dataset.startswith((".", "~", "/"))
+        or _as_path(dataset).is_dir()
+    ):
         raise ConfigError(f"--stream needs a --dataset of TFDS. Received: {dataset}.")
     return _open_tfds(dataset, data_dir)
 
@@ -192,7 +199,7 @@ def _open_tfds(name, data_dir):
     except Exception as error:
         raise ConfigError(f"--dataset must be a data set that TFDS can open. Received: {name} ({error}).") from None
     if not builder.is_prepared():
-        _prepare(builder)
+        builder = _prepare(name, builder)
     features: typing.Any = builder.info.features
     if "image" not in features or "train" not in builder.info.splits:
         raise ConfigError(f"--dataset must have images and a train split. Received: {name}, which has not.")
@@ -208,8 +215,8 @@ def _open_tfds(name, data_dir):
     return {ours: Records.of_split(builder, theirs) for theirs, ours in names.items() if theirs in builder.info.splits}
 
 
-def _prepare(builder):
-    """Downloads a data set; without a network, says how to prepare it elsewhere."""
+def _prepare(wanted, builder):
+    """The builder of `wanted` after its download; without a network, says how to prepare it elsewhere."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
@@ -218,7 +225,11 @@ def _prepare(builder):
     print(f"Preparing {name} in {folder} with TFDS.", flush=True)
     tfds.disable_progress_bar()  # it would stay on the screen, broken, where there is no network
     try:
-        builder.download_and_prepare()
+        with _one_at_a_time(folder):
+            builder = tfds.builder(wanted, data_dir=folder)  # which another process may have prepared meanwhile
+            if not builder.is_prepared():
+                builder.download_and_prepare()
+        return builder
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
         raise ConfigError(
@@ -228,6 +239,16 @@ def _prepare(builder):
         ) from None
     finally:
         downloader.MAX_RETRIES = retries
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder):
+    """Within the block no other process prepares a data set in `folder`; all may, where files cannot be locked."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+            fcntl.flock(held.enter_context(open(os.path.join(folder, ".lock"), "a")), fcntl.LOCK_EX)
+        yield
 
 
 def as_pictures(splits: dict[str, np.ndarray], flag: str) -> dict[str, np.ndarray]:

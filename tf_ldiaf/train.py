@@ -36,10 +36,10 @@ def main() -> None:
         folder = RunFolder(arguments.run_dir or RunFolder.default_path(config))
         folder.check_new(arguments.overwrite)
 
-    with cli.quiet_tensorflow():
+    with cli.quiet_tensorflow() as request:
         from tf_ldiaf import data, distribution, training
 
-        strategy = distribution.make_strategy(config.distribute)
+        strategy = distribution.make_strategy(config.distribute, request.obey)
     is_chief = distribution.is_chief(strategy)
     with folder.locked() if is_chief else contextlib.nullcontext():
         images = data.load(config)
