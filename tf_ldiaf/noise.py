@@ -60,12 +60,11 @@ def uniform(shape, seed, first=(0, 0)):
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
         first_image += context.replica_id_in_sync_group * num_images
-    half = (num + 1) // 2
     samples = first_sample + tf.range(num_samples)[:, tf.newaxis, tf.newaxis]
     nodes = tf.range(num_nodes)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    counter = (samples * num_nodes + nodes) * half + tf.range(half), (first_image + tf.range(num_images))[:, tf.newaxis]
+    counter = (samples * num_nodes + nodes) * num + tf.range(num), (first_image + tf.range(num_images))[:, tf.newaxis]
     key = tf.unstack(tf.bitcast(tf.convert_to_tensor(seed, tf.int32), tf.uint32))
-    bits = tf.concat(threefry(key, [tf.bitcast(word, tf.uint32) for word in counter]), axis=-1)[..., :num]
+    bits, _ = threefry(key, [tf.bitcast(word, tf.uint32) for word in counter])  # half of them: both are no faster
     return (tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32) + 0.5) * 2.0**-23
 
 
