@@ -54,7 +54,7 @@ def beginning(fit):
 def end(*_, **__):
     stages["first_step"] = time.time() - start
     print(json.dumps(stages), flush=True)
-    os._exit(0)
+    sys.exit()
 
 
 if __name__ == "__main__":
