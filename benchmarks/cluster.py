@@ -22,7 +22,7 @@ flags.DEFINE_list("workers", ["2", "4"], "How many, one run each.")
 flags.DEFINE_integer("batch_size", 256, "Images per step, all workers together.", lower_bound=1)
 flags.DEFINE_string("out", "benchmarks/results/cluster.json", "Where the numbers go.")
 
-_IMAGES, _EPOCHS = 12_800, 4
+_IMAGES, _EPOCHS = 25_600, 4
 REPO = pathlib.Path(__file__).parents[1]
 
 

@@ -108,7 +108,8 @@ class Recorder(keras.callbacks.Callback):
         self.log.scalars(step, row)
         if self.phase == "structure":
             self.log.gates(step, self.gate_probs)
-        if last or epoch % max(1, self.params["epochs"] // _PICTURES_PER_PHASE) == 0:
+        is_time = last or epoch % max(1, self.params["epochs"] // _PICTURES_PER_PHASE) == 0
+        if is_time and distribution.is_chief(self.model.distribute_strategy):  # the others' are thrown away
             learned = self.gate_epochs[-1]["probs"] if self.gate_epochs else self.gate_probs
             self.log.pictures(step, self.model, self.images, learned)
 
