@@ -1,5 +1,6 @@
 """Over which devices and machines a training is spread: TensorFlow's own strategies, and what may fail in them."""
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -134,6 +135,7 @@ def one_voice(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except _LOST as error:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise
+        atexit.register(os._exit, 2)  # TensorFlow would wait minutes for the one that is gone
         reason = str(error).splitlines()[0].split("}} ")[-1][:200]  # without which function of TensorFlow it was
         raise ConfigError(
             "All workers must live until the end; start all of them again, a training with --resume. "
