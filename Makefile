@@ -16,7 +16,7 @@ run: .venv/installed
 	@echo "Look at $(RUN_DIR)/samples.png and $(RUN_DIR)/graph.png"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What takes minutes each, such as a training that is killed twenty times.
 test-long: .venv/installed
