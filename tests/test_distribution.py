@@ -133,19 +133,26 @@ def test_mirrored_devices_train_like_one(num, whole, tmp_path):
 def test_mirrored_devices_evaluate_like_one_compiled():
     program = """
 import numpy as np
-from tf_ldiaf import LDIAF, Config, distribution, evaluation
+from tf_ldiaf import LDIAF, Config, data, distribution, evaluation
 config = Config(num_nodes=3, node_dim=2, encoder_units=(8,), decoder_units=(8,), edges="all", root_components=2)
 x = (np.random.default_rng(0).random((19, 4, 4)) < 0.5).astype("float32")
 strategy = distribution.make_strategy("mirrored")
 with strategy.scope():
-    model = LDIAF(config)
+    model = LDIAF(config).compile()
     model.build((None, 4, 4))
 ours = evaluation.per_image(model, x, 5, 7, 0, strategy)
-alone = LDIAF(config)
+alone = LDIAF(config).compile()
 alone.build((None, 4, 4))
 alone.set_weights(model.get_weights())
 for name, value in evaluation.per_image(alone, x, 5, 7, 0).items():
     np.testing.assert_allclose(ours[name], value, atol=1e-4)
+found = []
+for each, spread in ((model, strategy), (alone, None)):
+    batches, num = data.evaluation_batches(x, 7, spread), data.num_evaluation_batches(x, 7, spread)
+    found.append(each.evaluate(batches, steps=num, return_dict=True, verbose=0))
+assert found[0].keys() == found[1].keys()
+for name, value in found[0].items():
+    np.testing.assert_allclose(value, found[1][name], rtol=1e-5)
 print("the same")
 """
     line = [sys.executable, "-c", LOGICAL_DEVICES.format(2) + program]

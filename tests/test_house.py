@@ -23,7 +23,7 @@ ALLOWED = {
     "layers": "",
     "noise": "",
     "flows": "layers",
-    "gates": "",
+    "gates": "noise",
     "metrics": "",
     "gaussians": "layers noise",
     "networks": "gaussians layers",

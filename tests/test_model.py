@@ -153,7 +153,7 @@ def test_uses_of_a_model_have_their_shapes_and_follow_the_seed(build, images, me
     code = model.encode(x)
     assert code.shape == (4, model.config.num_nodes, 2)
     np.testing.assert_array_equal(code, model.encode(x))
-    for use in (lambda seed: model.sample(4, seed), lambda seed: model.reconstruct(x, seed)):
+    for use in (lambda seed: model.sample(np.int64(4), seed), lambda seed: model.reconstruct(x, seed)):
         drawn, again, other = use(1), use(1), use(2)
         assert (drawn["probs"].shape, drawn["images"].shape) == (x.shape, x.shape)
         assert set(np.unique(drawn["images"])) == {0, 1}

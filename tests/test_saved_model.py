@@ -97,7 +97,7 @@ def test_batch_size_changes_nothing(model, held_out, per_image):
         np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_seeds_side_by_side_share_no_draws(model, held_out, per_image):
+def test_the_next_seed_has_other_draws_of_the_same_mean(model, held_out, per_image):
     other = evaluation.per_image(model, held_out, NUM_SAMPLES, batch_size=100, seed=2)
     difference = other["elbo"] - per_image["elbo"]
     # A paired test at 5 standard errors: a false alarm has probability 6e-7.

@@ -50,7 +50,7 @@ class LDIAF(keras.Model):
         self.active_units = ActiveUnits((config.num_nodes, config.node_dim))
         self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
         self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
-        self.evaluated_images = keras.metrics.Sum(name="validated_images")
+        self.evaluated_images = keras.metrics.Sum(name="evaluated_images")
 
     # Keras's contract
 
@@ -286,7 +286,7 @@ class LDIAF(keras.Model):
         if not self.built:
             raise ValueError("sample needs a model that knows the size of its images. Received: one that saw none yet.")
         noise_seed, image_seed = tf.unstack(tf.random.split([seed, 2]))
-        shape = (1, num)
+        shape = (1, tf.cast(num, tf.int32))
         gates, noise = self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed)
         latents = self.graph.prior(gates, noise, tf.random.fold_in(noise_seed, 1))
         return self._decode(latents, image_seed)

@@ -55,12 +55,7 @@ def open_records(dataset: str, data_dir: str) -> dict[str, Records]:
     Raises:
         ConfigError: not a TFDS name, or a data set that is not prepared, or whose images have no common size.
     """
-    if (
-        dataset == "digits"
-        or dataset.endswith(".npz")
-        or dataset.startswith((".", "~", "/"))
-        or _as_path(dataset).is_dir()
-    ):
+    if dataset == "digits" or dataset.endswith(".npz") or dataset.startswith((".", "~", "/")):
         raise ConfigError(f"--stream needs a --dataset of TFDS. Received: {dataset}.")
     return _open_tfds(dataset, data_dir)
 
@@ -245,9 +240,10 @@ def _prepare(wanted, builder):
 def _one_at_a_time(folder):
     """Within the block no other process prepares a data set in `folder`; all may, where files cannot be locked."""
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):
-            os.makedirs(folder, exist_ok=True)
-            fcntl.flock(held.enter_context(open(os.path.join(folder, ".lock"), "a")), fcntl.LOCK_EX)
+        if "://" not in str(folder):  # no bucket
+            with contextlib.suppress(OSError):
+                os.makedirs(folder, exist_ok=True)
+                fcntl.flock(held.enter_context(open(os.path.join(folder, ".lock"), "a")), fcntl.LOCK_EX)
         yield
 
 
