@@ -272,7 +272,7 @@ def test_a_cluster_that_is_not_named_rightly_is_one_sentence(cluster, flags, sen
     assert not os.listdir(tmp_path)
 
 
-def test_ctrl_c_ends_the_waiting_for_workers(tmp_path):
+def test_a_signal_ends_the_waiting_for_workers(tmp_path):
     hosts = [f"127.0.0.1:{port}" for port in free_ports(3)]
     cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": 0}}
     line = [sys.executable, "-m", "tf_ldiaf.train", "--distribute=multi_worker", "--run_dir=run"]
@@ -280,9 +280,9 @@ def test_ctrl_c_ends_the_waiting_for_workers(tmp_path):
     with socket.create_server(("127.0.0.1", int(hosts[1].rpartition(":")[2]))) as second:
         waiting = subprocess.Popen(line, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         second.accept()[0].close()  # now it waits for the third
-        waiting.send_signal(signal.SIGINT)
+        waiting.send_signal(signal.SIGTERM)
         began = time.monotonic()
         _, errors = waiting.communicate(timeout=100)
-    assert (waiting.returncode, errors) == (130, "\ntrain: interrupted.\n")
+    assert (waiting.returncode, errors) == (143, "\ntrain: terminated.\n")
     assert time.monotonic() - began < 60  # of 120
     assert not os.listdir(tmp_path)
