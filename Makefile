@@ -32,7 +32,7 @@ lint: .venv/installed
 speed: .venv/installed .venv-torch/installed .venv-jax/installed
 	$(BIN)/python -m benchmarks.speed --torch=.venv-torch/bin/python --jax=.venv-jax/bin/python --data_dir=$(DATA_DIR)
 
-# What 2 and 4 workers cost on the cores of this machine: 4 minutes on 2 cores.
+# What 2 and 4 workers cost on the cores of this machine: 6 minutes on 2 cores.
 cluster: .venv/installed
 	$(BIN)/python -m benchmarks.cluster
 
