@@ -16,7 +16,7 @@ import tempfile
 import numpy as np
 from absl import app, flags
 
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.results.run_folder import RunFolder
 
 flags.DEFINE_list("workers", ["2", "4"], "How many, one run each.")
 flags.DEFINE_integer("batch_size", 256, "Images per step, all workers together.", lower_bound=1)

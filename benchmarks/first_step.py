@@ -34,8 +34,8 @@ def observed():
         yield request
         import keras
 
-        from tf_ldiaf import data
-        from tf_ldiaf.model import LDIAF
+        from tf_ldiaf.data import images as data
+        from tf_ldiaf.model.ldiaf import LDIAF
     stages["import"] = time.time() - start
     data.load = stage("data", data.load)
     LDIAF.fit = beginning(LDIAF.fit)

@@ -14,9 +14,11 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import peers
-from tf_ldiaf import LDIAF, Config, data, schedules
-from tf_ldiaf.gates import all_gates_open
-from tf_ldiaf.noise import uniform
+from tf_ldiaf import LDIAF, Config
+from tf_ldiaf.data import images as data
+from tf_ldiaf.layers.gates import all_gates_open
+from tf_ldiaf.model import schedules
+from tf_ldiaf.probability.noise import uniform
 
 
 def epoch_order(num_images, seed, epoch):

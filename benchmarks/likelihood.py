@@ -18,7 +18,7 @@ import sys
 
 import numpy as np
 
-from tf_ldiaf.run_folder import RunFolder, write_atomically
+from tf_ldiaf.results.run_folder import RunFolder, write_atomically
 
 REPO = pathlib.Path(__file__).parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "likelihood.json"

@@ -10,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import peers
-from tf_ldiaf import LDIAF, Config, data, schedules
-from tf_ldiaf.gates import all_gates_open
+from tf_ldiaf import LDIAF, Config
+from tf_ldiaf.data import images as data
+from tf_ldiaf.layers.gates import all_gates_open
+from tf_ldiaf.model import schedules
 
 VARIANTS = ("launch", "step")
 

@@ -217,7 +217,8 @@ def inputs(pythons):
     script = """
 import json, time
 import numpy as np
-from tf_ldiaf import Config, data
+from tf_ldiaf import Config
+from tf_ldiaf.data import images as data
 images = np.random.default_rng(0).integers(0, 256, (48_000, 28, 28)).astype("uint8")
 found = {}
 for binarization in ("threshold", "dynamic"):
@@ -239,7 +240,7 @@ def memory(pythons, folder, num_epochs=60):
     script = f"""
 import json, os, sys
 from tf_ldiaf import cli, train
-from tf_ldiaf.recorder import Recorder
+from tf_ldiaf.training.recorder import Recorder
 on_epoch_end, found = Recorder.on_epoch_end, []
 def observed(self, epoch, logs=None):
     on_epoch_end(self, epoch, logs)

@@ -62,7 +62,7 @@ def resident():
 
 def read_one_epoch(train, config):
     """images/s, and the resident MiB at every tenth of the epoch."""
-    from tf_ldiaf import data
+    from tf_ldiaf.data import images as data
 
     steps, memory, began = data.steps_per_epoch(train, config), [], time.monotonic()
     for i, _ in enumerate(data.training_batches(train, config).take(steps)):
@@ -74,7 +74,8 @@ def read_one_epoch(train, config):
 
 def train_in_turns(train, config):
     """ms of a training step from the files and from memory, medians of turns; each turn opens its source anew."""
-    from tf_ldiaf import LDIAF, data
+    from tf_ldiaf import LDIAF
+    from tf_ldiaf.data import images as data
 
     few = config.steps_per_execution * _LAUNCHES * config.batch_size
     in_memory = train.held_out(few / len(train))[0].array()
@@ -101,7 +102,8 @@ def main():
     parser.add_argument("--out", default="benchmarks/results/stream.json", help="Where the numbers go.")
     arguments = parser.parse_args()
     with cli.quiet_tensorflow():
-        from tf_ldiaf import Config, data
+        from tf_ldiaf import Config
+        from tf_ldiaf.data import images as data
     with tempfile.TemporaryDirectory() as folder:
         prepare(folder, arguments.files, arguments.images_per_file)
         config = Config(

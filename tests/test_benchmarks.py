@@ -39,7 +39,7 @@ def test_the_launch_for_a_gpu_trains_on_its_epochs_images_in_their_order(tiny, i
     """Two epochs of two calls of three steps, against `train_step` on the unpacked batches."""
     from benchmarks import gpu_export
     from tf_ldiaf import LDIAF
-    from tf_ldiaf.gates import all_gates_open
+    from tf_ldiaf.layers.gates import all_gates_open
 
     x, weights, elbos = images(48).reshape(48, 9).astype("uint8"), [], []
     for packed in (True, False):

@@ -9,8 +9,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import integrate, stats
 
-from tf_ldiaf import bounds
-from tf_ldiaf.metrics import ActiveUnits
+from tf_ldiaf.model.metrics import ActiveUnits
+from tf_ldiaf.probability import bounds
 
 tfd = tfp.distributions
 

@@ -6,11 +6,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from tf_ldiaf import checkpoints, evaluation, run_folder
-from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.model import LDIAF
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.model.ldiaf import LDIAF
+from tf_ldiaf.results import checkpoints, evaluation, run_folder
+from tf_ldiaf.results.checkpoints import Progress
+from tf_ldiaf.results.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from tf_ldiaf import Config, cli
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.results.run_folder import RunFolder
 
 REPO = pathlib.Path(__file__).parents[1]
 COMMANDS = ("train", "evaluate", "export", "sample")

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.test_cli import SMALL, command, environment
-from tf_ldiaf import compiled_programs
+from tf_ldiaf.execution import compiled_programs
 
 
 @pytest.fixture

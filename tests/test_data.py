@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_ldiaf import Config, data
+from tf_ldiaf import Config
 from tf_ldiaf.config import ConfigError
+from tf_ldiaf.data import images as data
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 needs_mnist = pytest.mark.skipif(not (SHARED / "mnist.npz").is_file(), reason="no ../shared/data/mnist.npz")

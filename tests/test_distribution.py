@@ -15,8 +15,8 @@ from test_data import numbered
 from test_records import prepare
 
 from tests.test_cli import command, environment
-from tf_ldiaf import checkpoints
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.results import checkpoints
+from tf_ldiaf.results.run_folder import RunFolder
 
 # Everything that is drawn, averaged, decayed or counted: 50 steps, and 145 images for validation.
 SETTINGS = """
@@ -133,7 +133,10 @@ def test_mirrored_devices_train_like_one(num, whole, tmp_path):
 def test_mirrored_devices_evaluate_like_one_compiled():
     program = """
 import numpy as np
-from tf_ldiaf import LDIAF, Config, data, distribution, evaluation
+from tf_ldiaf import LDIAF, Config
+from tf_ldiaf.data import images as data
+from tf_ldiaf.execution import strategy as distribution
+from tf_ldiaf.results import evaluation
 config = Config(num_nodes=3, node_dim=2, encoder_units=(8,), decoder_units=(8,), edges="all", root_components=2)
 x = (np.random.default_rng(0).random((19, 4, 4)) < 0.5).astype("float32")
 strategy = distribution.make_strategy("mirrored")

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_ldiaf.flows import InverseAutoregressiveFlows, autoregressive_masks, run_chain
+from tf_ldiaf.layers.flows import InverseAutoregressiveFlows, autoregressive_masks, run_chain
 
 tfd = tfp.distributions
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_ldiaf import Config
-from tf_ldiaf.gates import _LARGEST_LOGIT, _RATE, Gates, adjacency_of, all_gates_open
+from tf_ldiaf.layers.gates import _LARGEST_LOGIT, _RATE, Gates, adjacency_of, all_gates_open
 
 
 def make(num_nodes=4, logits=None, **kwargs):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_ldiaf.gaussians import Mixture, positive
+from tf_ldiaf.probability.gaussians import Mixture, positive
 
 tfd = tfp.distributions
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_ldiaf import LDIAF
-from tf_ldiaf.gates import all_gates_open
+from tf_ldiaf.layers.gates import all_gates_open
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.layers import StackedDense, at, dense_network, elu, softplus
+from tf_ldiaf.layers.stacked import StackedDense, at, dense_network, elu, softplus
 
 POINTS = np.concatenate([np.linspace(-100, 100, 4001), np.geomspace(1e-12, 1, 500), -np.geomspace(1e-12, 1, 500)])
 

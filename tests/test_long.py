@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 from test_cli import REPO, environment
 
-from tf_ldiaf import checkpoints
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.results import checkpoints
+from tf_ldiaf.results.run_folder import RunFolder
 
 pytestmark = pytest.mark.long
 
@@ -27,7 +27,7 @@ from tf_ldiaf import cli, train
 
 def main():
     with cli.quiet_tensorflow():
-        from tf_ldiaf import recorder
+        from tf_ldiaf.training import recorder
     recorder._SECONDS_BETWEEN_CHECKPOINTS = 0
     train.main()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tf_ldiaf.metrics import ActiveUnits, NonFiniteSteps
+from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps
 
 
 def codes_of(variances, num=400, loc=0.0):

@@ -9,9 +9,9 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from tf_ldiaf import LDIAF
-from tf_ldiaf import model as model_module
-from tf_ldiaf.gaussians import fuse
-from tf_ldiaf.model import Terms
+from tf_ldiaf.model import ldiaf as model_module
+from tf_ldiaf.model.ldiaf import Terms
+from tf_ldiaf.probability.gaussians import fuse
 
 tfd = tfp.distributions
 METHODS = ["vae", "vae_iaf", "fc_vae", "graph_vae", "ldiaf"]

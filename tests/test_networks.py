@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.layers import elu
-from tf_ldiaf.networks import GaussianNetworks, make_decoder, make_encoder
+from tf_ldiaf.layers.networks import GaussianNetworks, make_decoder, make_encoder
+from tf_ldiaf.layers.stacked import elu
 
 INPUTS = [6, 3, 1]
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tf_ldiaf.noise import bernoulli, standard_normal, threefry, uniform
+from tf_ldiaf.probability.noise import bernoulli, standard_normal, threefry, uniform
 
 
 @pytest.mark.parametrize(

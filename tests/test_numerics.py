@@ -8,10 +8,10 @@ import tensorflow as tf
 from scipy import special
 
 from benchmarks import oracle, peers
-from tf_ldiaf.flows import run_chain
-from tf_ldiaf.gates import all_gates_open
-from tf_ldiaf.gaussians import fuse, log_normal
-from tf_ldiaf.layers import softplus
+from tf_ldiaf.layers.flows import run_chain
+from tf_ldiaf.layers.gates import all_gates_open
+from tf_ldiaf.layers.stacked import softplus
+from tf_ldiaf.probability.gaussians import fuse, log_normal
 
 EXTREMES = np.array([-80, -40, -20, -5, -1, -1e-6, 0, 1e-6, 1, 5, 20, 40, 80], "float32")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_ldiaf import pictures
+from tf_ldiaf.results import pictures
 
 # z1 depends on z2 and z3, z2 on nothing: adjacency[child, parent].
 ADJACENCY = np.array([[0, 1, 1], [0, 0, 0], [0, 0, 0]])

@@ -10,9 +10,10 @@ import pytest
 from absl import flags
 from hypothesis import strategies as st
 
-from tf_ldiaf import Config, cli, data
+from tf_ldiaf import Config, cli
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.data import images as data
+from tf_ldiaf.results.run_folder import RunFolder
 
 searched = hypothesis.settings(
     max_examples=200,

@@ -11,8 +11,10 @@ import tensorflow as tf
 from test_data import numbered, numbers
 
 from tests.test_cli import SMALL, command, environment
-from tf_ldiaf import Config, data, records, sources
+from tf_ldiaf import Config
 from tf_ldiaf.config import ConfigError
+from tf_ldiaf.data import images as data
+from tf_ldiaf.data import records, sources
 
 FILES, IMAGES = 6, 100
 

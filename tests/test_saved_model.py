@@ -11,9 +11,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_ldiaf import data, evaluation, pictures, sampling, saved_model, training
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.data import images as data
+from tf_ldiaf.results import evaluation, pictures, sampling, saved_model
+from tf_ldiaf.results.run_folder import RunFolder
+from tf_ldiaf.training import phases as training
 
 NUM_SAMPLES = 5
 

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf import LDIAF, gates, schedules
+from tf_ldiaf import LDIAF
 from tf_ldiaf.config import Config
+from tf_ldiaf.layers import gates
+from tf_ldiaf.model import schedules
 
 
 def updates(optimizer, gradients):

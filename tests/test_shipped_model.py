@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from test_data import SHARED, needs_tfds
 
-from tf_ldiaf import Config, data
+from tf_ldiaf import Config
+from tf_ldiaf.data import images as data
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "saved_models" / "mnist_ldiaf"
 

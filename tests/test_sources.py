@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from test_data import grey, numbered, save_pngs
 
-from tf_ldiaf import Config, data, records, sources
+from tf_ldiaf import Config
 from tf_ldiaf.config import ConfigError
+from tf_ldiaf.data import images as data
+from tf_ldiaf.data import records, sources
 
 # Inputs that cannot be used
 

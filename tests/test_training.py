@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf import checkpoints, data, evaluation, pictures, recorder, saved_model, training
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.gates import most_probable_graph
-from tf_ldiaf.model import LDIAF
-from tf_ldiaf.recorder import Recorder
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.data import images as data
+from tf_ldiaf.layers.gates import most_probable_graph
+from tf_ldiaf.model.ldiaf import LDIAF
+from tf_ldiaf.results import checkpoints, evaluation, pictures, saved_model
+from tf_ldiaf.results.run_folder import RunFolder
+from tf_ldiaf.training import phases as training
+from tf_ldiaf.training import recorder
+from tf_ldiaf.training.recorder import Recorder
 
 SMALL = {"limit_train": 128, "batch_size": 32, "learning_rate": 0.02}
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tf_ldiaf.config import Config
-    from tf_ldiaf.model import LDIAF
+    from tf_ldiaf.model.ldiaf import LDIAF
 
 __version__ = "0.1.0"
 __all__ = ["LDIAF", "Config"]
 
-_HOMES = {"Config": "tf_ldiaf.config", "LDIAF": "tf_ldiaf.model"}
+_HOMES = {"Config": "tf_ldiaf.config", "LDIAF": "tf_ldiaf.model.ldiaf"}
 
 
 def __getattr__(name):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from tf_ldiaf import compiled_programs, stopping
 from tf_ldiaf.config import ConfigError
+from tf_ldiaf.execution import compiled_programs, stopping
 
 # What TensorFlow says of itself on a machine where all is well.
 _CHATTER = re.compile(

@@ -6,7 +6,7 @@ import time
 from absl import flags
 
 from tf_ldiaf import cli
-from tf_ldiaf.run_folder import RunFolder, write_atomically
+from tf_ldiaf.results.run_folder import RunFolder, write_atomically
 
 flags.DEFINE_string("run_dir", "", "The folder of a trained run.")
 flags.DEFINE_integer(
@@ -28,7 +28,8 @@ def main() -> None:
     folder = RunFolder(flags.FLAGS.run_dir)
     folder.read_config()  # a folder that is not a run is refused before TensorFlow is imported
     with cli.quiet_tensorflow() as request:
-        from tf_ldiaf import distribution, evaluation
+        from tf_ldiaf.execution import strategy as distribution
+        from tf_ldiaf.results import evaluation
 
         strategy = distribution.make_strategy(flags.FLAGS.distribute, request.obey)
     started = time.monotonic()

@@ -6,7 +6,7 @@ from absl import flags
 
 from tf_ldiaf import cli
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.results.run_folder import RunFolder
 
 flags.DEFINE_string("run_dir", "", "The folder of a trained run.")
 flags.DEFINE_string("out", "", "Where the SavedModel goes (default: saved_models/NAME OF THE RUN).")
@@ -22,7 +22,7 @@ def main() -> None:
     if not pathlib.Path(out).name:
         raise ConfigError(f"--out must be the name of a folder. Received: {out}.")
     with cli.quiet_tensorflow():
-        from tf_ldiaf import saved_model
+        from tf_ldiaf.results import saved_model
     if saved_model.occupied(out, flags.FLAGS.overwrite):
         raise ConfigError(
             f"--out must be a new folder. Received: {out}, which holds "

@@ -26,7 +26,7 @@ def main() -> None:
     _check_output("out", (".png",))
     _check_output("graph", (".png", ".dot", ".json"))
     with cli.quiet_tensorflow():
-        from tf_ldiaf import sampling
+        from tf_ldiaf.results import sampling
     if arguments.graph:
         sampling.write_graph(arguments.saved_model, arguments.graph)
         print(f"Latent graph: {arguments.graph}")

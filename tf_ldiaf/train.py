@@ -7,7 +7,7 @@ from absl import flags
 
 from tf_ldiaf import cli
 from tf_ldiaf.config import Config, ConfigError
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.results.run_folder import RunFolder
 
 flags.DEFINE_string("run_dir", "", "The run's folder (default: runs/METHOD-DATA-TIME).")
 flags.DEFINE_bool("resume", False, "Continue the run in --run_dir, with its settings.")
@@ -37,7 +37,9 @@ def main() -> None:
         folder.check_new(arguments.overwrite)
 
     with cli.quiet_tensorflow() as request:
-        from tf_ldiaf import data, distribution, training
+        from tf_ldiaf.data import images as data
+        from tf_ldiaf.execution import strategy as distribution
+        from tf_ldiaf.training import phases as training
 
         strategy = distribution.make_strategy(config.distribute, request.obey)
     is_chief = distribution.is_chief(strategy)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf.layers import StackedDense, dense_network, softplus
+from tf_ldiaf.layers.stacked import StackedDense, dense_network, softplus
 
 
 def autoregressive_masks(node_dim, hidden_units, reverse=False):

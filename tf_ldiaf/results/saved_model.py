@@ -7,10 +7,11 @@ import shutil
 
 import tensorflow as tf
 
-from tf_ldiaf import evaluation, pictures, stopping
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.model import LDIAF
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.execution import stopping
+from tf_ldiaf.model.ldiaf import LDIAF
+from tf_ldiaf.results import evaluation, pictures
+from tf_ldiaf.results.run_folder import RunFolder
 
 
 class ServedModel(tf.Module):

@@ -6,14 +6,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import schedules
-from tf_ldiaf.bounds import Terms
 from tf_ldiaf.config import Config
-from tf_ldiaf.latents import LatentGraph
-from tf_ldiaf.layers import softplus
-from tf_ldiaf.metrics import ActiveUnits, NonFiniteSteps, TermMeans
-from tf_ldiaf.networks import make_decoder, make_encoder
-from tf_ldiaf.noise import bernoulli
+from tf_ldiaf.layers.latent_graph import LatentGraph
+from tf_ldiaf.layers.networks import make_decoder, make_encoder
+from tf_ldiaf.layers.stacked import softplus
+from tf_ldiaf.model import schedules
+from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps, TermMeans
+from tf_ldiaf.probability.bounds import Terms
+from tf_ldiaf.probability.noise import bernoulli
 
 # Importance samples are drawn so many rows (samples x images) at a time: memory does not grow with S.
 _ROWS_PER_PASS = 4096

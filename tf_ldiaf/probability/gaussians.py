@@ -5,8 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
-from tf_ldiaf.layers import softplus
-from tf_ldiaf.noise import uniform
+from tf_ldiaf.layers.stacked import softplus
+from tf_ldiaf.probability.noise import uniform
 
 # softplus(_SCALE_OFFSET) = 1: where the weights are small, scales start at 1.
 _SCALE_OFFSET = 0.5413248546129181

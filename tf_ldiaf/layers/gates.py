@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf.noise import uniform
+from tf_ldiaf.probability.noise import uniform
 
 # Gate logits move as many times as fast as weights: at the weights' rate, gates are undecided after 700 steps.
 _RATE = 5.0

@@ -10,16 +10,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import checkpoints, data, distribution, pictures, schedules, stopping
-from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import Config, ConfigError
-from tf_ldiaf.gates import most_probable_graph
-from tf_ldiaf.model import LDIAF
-from tf_ldiaf.networks import CELL
-from tf_ldiaf.recorder import Recorder, best_row, stopped_early
-from tf_ldiaf.records import Records
-from tf_ldiaf.run_folder import RunFolder, write_atomically
-from tf_ldiaf.tensorboard import TensorBoardLog
+from tf_ldiaf.data import images as data
+from tf_ldiaf.data.records import Records
+from tf_ldiaf.execution import stopping
+from tf_ldiaf.execution import strategy as distribution
+from tf_ldiaf.layers.gates import most_probable_graph
+from tf_ldiaf.layers.networks import CELL
+from tf_ldiaf.model import schedules
+from tf_ldiaf.model.ldiaf import LDIAF
+from tf_ldiaf.results import checkpoints, pictures
+from tf_ldiaf.results.checkpoints import Progress
+from tf_ldiaf.results.run_folder import RunFolder, write_atomically
+from tf_ldiaf.training.recorder import Recorder, best_row, stopped_early
+from tf_ldiaf.training.tensorboard import TensorBoardLog
 
 _VALIDATION_BATCH = 1000
 

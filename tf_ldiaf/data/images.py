@@ -5,10 +5,10 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import sources
 from tf_ldiaf.config import Config, ConfigError
-from tf_ldiaf.noise import bernoulli
-from tf_ldiaf.records import Records
+from tf_ldiaf.data import sources
+from tf_ldiaf.data.records import Records
+from tf_ldiaf.probability.noise import bernoulli
 
 # The test set, and what `dynamic` draws once, are the same whatever the run's seed: numbers stay comparable.
 _FIXED_SEED = 0

@@ -6,8 +6,8 @@ import typing
 import keras
 import tensorflow as tf
 
-from tf_ldiaf.gaussians import positive
-from tf_ldiaf.layers import StackedDense, dense_network, elu
+from tf_ldiaf.layers.stacked import StackedDense, dense_network, elu
+from tf_ldiaf.probability.gaussians import positive
 
 # A cell of the grid on which convolutions work is a square of so many pixels a side.
 CELL = 4

@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.records import Records
+from tf_ldiaf.data.records import Records
 
 
 def read(dataset: str, data_dir: str) -> dict[str, np.ndarray]:

@@ -6,12 +6,12 @@ import keras
 import tensorflow as tf
 
 from tf_ldiaf.config import Config
-from tf_ldiaf.flows import InverseAutoregressiveFlows, run_chain
-from tf_ldiaf.gates import Gates, adjacency_of
-from tf_ldiaf.gaussians import Mixture, fuse, log_normal
-from tf_ldiaf.layers import at
-from tf_ldiaf.networks import GaussianNetworks
-from tf_ldiaf.noise import standard_normal
+from tf_ldiaf.layers.flows import InverseAutoregressiveFlows, run_chain
+from tf_ldiaf.layers.gates import Gates, adjacency_of
+from tf_ldiaf.layers.networks import GaussianNetworks
+from tf_ldiaf.layers.stacked import at
+from tf_ldiaf.probability.gaussians import Mixture, fuse, log_normal
+from tf_ldiaf.probability.noise import standard_normal
 
 
 class Draw(typing.NamedTuple):

@@ -6,11 +6,13 @@ import typing
 
 import keras
 
-from tf_ldiaf import checkpoints, data, distribution
-from tf_ldiaf.checkpoints import Progress
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.run_folder import RunFolder
-from tf_ldiaf.stopping import Request
+from tf_ldiaf.data import images as data
+from tf_ldiaf.execution import strategy as distribution
+from tf_ldiaf.execution.stopping import Request
+from tf_ldiaf.results import checkpoints
+from tf_ldiaf.results.checkpoints import Progress
+from tf_ldiaf.results.run_folder import RunFolder
 
 # Checkpoints are written this often, and at the end of a phase; small models would else mostly write.
 _SECONDS_BETWEEN_CHECKPOINTS = 20.0

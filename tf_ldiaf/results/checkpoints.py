@@ -9,8 +9,8 @@ import zipfile
 import keras
 
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.model import LDIAF
-from tf_ldiaf.run_folder import RunFolder, replacing
+from tf_ldiaf.model.ldiaf import LDIAF
+from tf_ldiaf.results.run_folder import RunFolder, replacing
 
 _PROGRESS = "progress.json"
 # What a disk, a limit or a permission may say of an undamaged file. (Keras unpacks archives in a temporary folder.)

@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
-from tf_ldiaf import pictures
 from tf_ldiaf.config import Config, ConfigError
-from tf_ldiaf.gates import most_probable_graph
-from tf_ldiaf.run_folder import replacing
+from tf_ldiaf.layers.gates import most_probable_graph
+from tf_ldiaf.results import pictures
+from tf_ldiaf.results.run_folder import replacing
 
 _NUM_SAMPLES = 36
 _NUM_RECONSTRUCTIONS = 8

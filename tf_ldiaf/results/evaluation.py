@@ -8,11 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import bounds, checkpoints, data, distribution
 from tf_ldiaf.config import ConfigError
-from tf_ldiaf.metrics import ActiveUnits
-from tf_ldiaf.model import LDIAF
-from tf_ldiaf.run_folder import RunFolder
+from tf_ldiaf.data import images as data
+from tf_ldiaf.execution import strategy as distribution
+from tf_ldiaf.model.ldiaf import LDIAF
+from tf_ldiaf.model.metrics import ActiveUnits
+from tf_ldiaf.probability import bounds
+from tf_ldiaf.results import checkpoints
+from tf_ldiaf.results.run_folder import RunFolder
 
 
 def load_best(folder: RunFolder) -> LDIAF:

@@ -7,8 +7,9 @@ import networkx as nx
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import data, pictures
 from tf_ldiaf.config import ConfigError
+from tf_ldiaf.data import images as data
+from tf_ldiaf.results import pictures
 
 
 def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: str = "") -> pathlib.Path:
