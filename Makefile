@@ -26,6 +26,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 # tf_ldiaf and its peers side by side, and how its costs grow: 20 minutes on 2 cores that do nothing else.
 # DATA_DIR is where TFDS keeps its mnist, which the training command is timed on.

@@ -34,10 +34,9 @@ def observed():
         yield request
         import keras
 
-        from tf_ldiaf.data import images as data
-        from tf_ldiaf.model.ldiaf import LDIAF
+        from tf_ldiaf import LDIAF, data
     stages["import"] = time.time() - start
-    data.load = stage("data", data.load)
+    data.load_training = stage("data", data.load_training)
     LDIAF.fit = beginning(LDIAF.fit)
     LDIAF.train_step = stage("tracing", LDIAF.train_step)
     keras.callbacks.CallbackList.on_train_batch_end = end

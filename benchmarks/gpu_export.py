@@ -16,6 +16,7 @@ from absl import app, flags
 from benchmarks import peers
 from tf_ldiaf import LDIAF, Config
 from tf_ldiaf.data import images as data
+from tf_ldiaf.flags import define_settings, given_settings
 from tf_ldiaf.layers.gates import all_gates_open
 from tf_ldiaf.model import schedules
 from tf_ldiaf.probability.noise import uniform
@@ -90,7 +91,7 @@ def load(launch, arguments, model, file):
 
 
 def main(_):
-    config = Config.from_json(Config.given_flags())
+    config = Config.from_json(given_settings())
     images = data.load(config).train
     model = LDIAF(config, all_gates_open(config.num_nodes))
     num_steps = config.epochs * data.steps_per_epoch(images, config)
@@ -106,5 +107,5 @@ def main(_):
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Where to write.", required=True)
     flags.DEFINE_integer("steps", 25, "K, training steps in one call.", lower_bound=1)
-    Config.define_flags()
+    define_settings()
     app.run(main)

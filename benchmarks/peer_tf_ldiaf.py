@@ -6,40 +6,33 @@ from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from benchmarks import peers
-from tf_ldiaf import LDIAF, Config
-from tf_ldiaf.data import images as data
-from tf_ldiaf.layers.gates import all_gates_open
-from tf_ldiaf.model import schedules
+from tf_ldiaf import LDIAF, data
+from tf_ldiaf.layers.gates import all_gates_open, edges_of
 
 VARIANTS = ("launch", "step")
 
 
-def make_config(sizes, batch_size, **changes):
-    """The `Config` of these sizes, whatever N and T are."""
-    num_nodes, num_steps = sizes["num_nodes"], sizes["num_flow_steps"]
-    method = {(True, False): "fc_vae", (True, True): "ldiaf", (False, False): "vae", (False, True): "vae_iaf"}
-    names = ["node_dim", "encoder_units", "decoder_units", "node_units"]
-    names += ["num_flow_steps", "flow_units", "context_dim"] if num_steps else []
-    settings = {name: sizes[name] for name in names} | {"batch_size": batch_size} | changes
-    return Config(method=method[num_nodes > 1, num_steps > 0], num_nodes=num_nodes, **settings)
-
-
-def make_model(sizes, weights, config):
+def make_model(sizes, weights, optimizer="adam"):
     """A compiled `LDIAF` with all gates open and these weights (name -> array, see `peers.init`)."""
-    model = LDIAF(config, all_gates_open(config.num_nodes)).compile(schedules.make_optimizer(config))
+    names = ["num_nodes", "node_dim", "num_flow_steps", "encoder_units", "decoder_units", "node_units"]
+    names += ["flow_units", "context_dim"]
+    edges = edges_of(all_gates_open(sizes["num_nodes"]))
+    model = LDIAF(**{name: sizes[name] for name in names}, edges=edges)
+    model.compile(optimizer)
     model.build((None, sizes["num_pixels"]))
     for network in (model.encoder, model.decoder):
         for layer, pair in zip(network.layers, peers.layers(weights, network.name), strict=True):
             layer.set_weights(pair)
     graph = model.graph
-    steps = [f"flow/{n}/{t}" for n in range(config.num_nodes) for t in range(config.num_flow_steps)]
-    _fill(graph.bottom_up.stack, weights, [f"bottom_up/{n}" for n in range(config.num_nodes)])
+    steps = [f"flow/{n}/{t}" for n in range(model.num_nodes) for t in range(model.num_flow_steps)]
+    _fill(graph.bottom_up.stack, weights, [f"bottom_up/{n}" for n in range(model.num_nodes)])
     if graph.top_down is not None:
-        _fill(graph.top_down.stack, weights, [f"top_down/{n}" for n in range(config.num_nodes - 1)])
+        _fill(graph.top_down.stack, weights, [f"top_down/{n}" for n in range(model.num_nodes - 1)])
     if graph.flows is not None:
         _fill(graph.flows.stack, weights, steps)
         graph.flows.context.kernel.assign(np.stack([weights[f"{step}/context/kernel"] for step in steps]))
@@ -58,9 +51,8 @@ class Contender:
     """A model with its optimizer and data; arguments and methods as those of the peers."""
 
     def __init__(self, sizes, weights, batch_size, variant):
-        num = 25 if variant == "launch" else 1
-        self.config = make_config(sizes, batch_size, steps_per_execution=num)
-        self.model = make_model(sizes, weights, self.config)
+        self.batch_size, self.steps_per_launch = batch_size, 25 if variant == "launch" else 1
+        self.model = make_model(sizes, weights, keras.optimizers.Adam(2e-3))
         self.bound = tf.function(self._bound, jit_compile=True, autograph=False)
         self.bounds = tf.function(self.model.log_likelihood, jit_compile=True, autograph=False)
         self.traced = None
@@ -76,11 +68,11 @@ class Contender:
 
     def load_data(self, images):
         """images: uint8 [num, pixels] of 0 and 1, kept for `train`."""
-        self.images = images
-        if self.config.steps_per_execution == 1:
-            self.batches = iter(data.training_batches(images, self.config))
+        sizes = {"batch_size": self.batch_size, "seed": 0}
+        if self.steps_per_launch == 1:
+            self.batches = iter(data.training_batches(images, **sizes))
         else:
-            self.batches = iter(data.training_launches(images, self.config))
+            self.batches = iter(data.training_launches(images, **sizes, steps_per_launch=self.steps_per_launch))
 
     def elbo(self, x, eps):
         """x [B, pixels], eps [N, B, D] -> one-draw ELBO [B], nats."""
@@ -95,7 +87,7 @@ class Contender:
         self.model.optimizer.build(self.model.trainable_variables)
         self.model.make_train_function()
         self.model.reset_metrics()
-        for _ in range(-(-num_steps // self.config.steps_per_execution)):
+        for _ in range(-(-num_steps // self.steps_per_launch)):
             logs = self.model.train_function(self.batches)
         return -float(logs["elbo"])
 

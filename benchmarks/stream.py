@@ -17,7 +17,7 @@ import numpy as np
 
 from tf_ldiaf import cli
 
-_SIDE, _LAUNCHES, _TURNS = 28, 10, 5
+_SIDE, _LAUNCHES, _STEPS, _TURNS = 28, 10, 25, 5
 
 
 def prepare(folder, num_files, images_per_file):
@@ -60,36 +60,35 @@ def resident():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def read_one_epoch(train, config):
+def read_one_epoch(train, batch_size):
     """images/s, and the resident MiB at every tenth of the epoch."""
-    from tf_ldiaf.data import images as data
+    from tf_ldiaf import data
 
-    steps, memory, began = data.steps_per_epoch(train, config), [], time.monotonic()
-    for i, _ in enumerate(data.training_batches(train, config).take(steps)):
+    steps, memory, began = data.steps_per_epoch(train, batch_size), [], time.monotonic()
+    for i, _ in enumerate(data.training_batches(train, batch_size=batch_size, seed=0).take(steps)):
         if (i + 1) % -(-steps // 10) == 0 or i + 1 == steps:
             memory.append(round(resident()))
-            print(f"{(i + 1) * config.batch_size:,} images, {memory[-1]:,} MiB", flush=True)
-    return {"images_per_second": steps * config.batch_size / (time.monotonic() - began), "resident_mib": memory}
+            print(f"{(i + 1) * batch_size:,} images, {memory[-1]:,} MiB", flush=True)
+    return {"images_per_second": steps * batch_size / (time.monotonic() - began), "resident_mib": memory}
 
 
-def train_in_turns(train, config):
+def train_in_turns(train, batch_size):
     """ms of a training step from the files and from memory, medians of turns; each turn opens its source anew."""
-    from tf_ldiaf import LDIAF
-    from tf_ldiaf.data import images as data
+    from tf_ldiaf import LDIAF, data
 
-    few = config.steps_per_execution * _LAUNCHES * config.batch_size
-    in_memory = train.held_out(few / len(train))[0].array()
-    model = LDIAF(config).compile()
+    steps = _LAUNCHES * _STEPS
+    in_memory = train.held_out(steps * batch_size / len(train))[0].array()
+    model = LDIAF(edges=[(parent, child) for parent in range(2, 6) for child in range(1, parent)])
+    model.compile("adamw")
     model.build((None, *train.image_shape))
-    sources = {"files": data.training_launches(train, config), "memory": data.training_launches(in_memory, config)}
-    seconds = {name: [] for name in sources}
+    seconds = {"files": [], "memory": []}
     for turn in range(_TURNS + 1):
-        for name, launches in sources.items():
+        for name, images in zip(seconds, (train, in_memory), strict=True):
+            launches = data.training_launches(images, batch_size=batch_size, seed=0, steps_per_launch=_STEPS)
             began = time.monotonic()
             model.fit(launches, steps_per_epoch=_LAUNCHES, verbose=0)
             if turn:  # compiled in the first
                 seconds[name].append(time.monotonic() - began)
-    steps = _LAUNCHES * config.steps_per_execution
     return {name: 1000 * statistics.median(found) / steps for name, found in seconds.items()}
 
 
@@ -102,18 +101,15 @@ def main():
     parser.add_argument("--out", default="benchmarks/results/stream.json", help="Where the numbers go.")
     arguments = parser.parse_args()
     with cli.quiet_tensorflow():
-        from tf_ldiaf import Config
-        from tf_ldiaf.data import images as data
+        from tf_ldiaf import data
+        from tf_ldiaf.config import DataSettings
     with tempfile.TemporaryDirectory() as folder:
         prepare(folder, arguments.files, arguments.images_per_file)
-        config = Config(
-            dataset="big", data_dir=folder, stream=True, batch_size=arguments.batch_size, edges="all", optimizer="adamw"
-        )
-        train = data.load(config).train
+        train = data.load_training(DataSettings(dataset="big", data_dir=folder, stream=True), seed=0).train
         found = {"images": len(train), "bytes_as_arrays": int(np.prod(train.shape)), "before_mib": round(resident())}
         print(f"{found['images']:,} images, {found['bytes_as_arrays'] / 1e9:.1f} GB as arrays.", flush=True)
-        found |= read_one_epoch(train, config)
-        found["ms_per_step"] = train_in_turns(train, config)
+        found |= read_one_epoch(train, arguments.batch_size)
+        found["ms_per_step"] = train_in_turns(train, arguments.batch_size)
     print(json.dumps(found, indent=1))
     pathlib.Path(arguments.out).write_text(json.dumps(found, indent=1) + "\n")
 

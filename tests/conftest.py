@@ -54,24 +54,6 @@ def randomise():
     return add_noise
 
 
-@pytest.fixture(scope="session")
-def invert_chain():
-    """Goes back through a flow: z_0 from z_T, and log |det dz_0/dz_T|."""
-
-    def invert(steps, z):
-        log_det = 0.0
-        for step in reversed(steps):
-            # Newton's method with the Jacobian's diagonal: each pass settles one more dimension of a triangular map.
-            before = z
-            for _ in range(z.shape[-1] + 1):
-                after, log_s = step(before)
-                before = np.clip(before + (z - after) / np.exp(log_s), -1e4, 1e4)  # the unsettled may be anywhere
-            z, log_det = before, log_det - np.sum(step(before)[1], axis=-1)
-        return z, log_det
-
-    return invert
-
-
 @pytest.fixture
 def build(tiny, randomise):
     """A built model with random weights, for 3 x 3 images."""
@@ -79,12 +61,33 @@ def build(tiny, randomise):
     import keras
 
     from tf_ldiaf import LDIAF
+    from tf_ldiaf.layers.gates import edges_of
 
     def make(method="ldiaf", adjacency=None, shape=(3, 3), **changes):
         keras.utils.set_random_seed(0)
-        model = LDIAF(tiny(method, **changes), adjacency)
+        model = LDIAF.from_settings(tiny(method, **changes), None if adjacency is None else edges_of(adjacency))
         model.build((None, *shape))
         return randomise(model)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def compiled(tiny):
+    """A model compiled as its settings say, at a constant learning rate unless they say otherwise; not built."""
+
+    from tf_ldiaf import LDIAF
+    from tf_ldiaf.layers.gates import edges_of
+    from tf_ldiaf.model.trainer import Objective
+    from tf_ldiaf.training.optimizers import make_optimizer
+
+    def make(method="ldiaf", adjacency=None, optimizer=None, run_eagerly=False, **changes):
+        config = tiny(method, **{"learning_rate_schedule": "constant"} | changes)
+        model = LDIAF.from_settings(config, None if adjacency is None else edges_of(adjacency))
+        objective = {name: getattr(config, name) for name in Objective._fields}
+        optimizer = optimizer or make_optimizer(config, num_steps=1)
+        model.compile(optimizer, **objective, jit_compile=config.jit_compile, run_eagerly=run_eagerly)
+        return model
 
     return make
 

@@ -93,8 +93,8 @@ NPZ = [
     arrays(train=GOOD / 1.0), arrays(train=np.full((9, 4, 4), np.nan)), arrays(train=np.uint8(3)),
     arrays(train=GOOD[:0]), arrays(train=GOOD[:1]), arrays(train=GOOD[:, :0]),
     arrays(train=GOOD[..., np.newaxis].repeat(3, 3)),
-    arrays(train=GOOD, test=GOOD[:0]), arrays(train=GOOD, test=GOOD[:, :3]), arrays(train=GOOD, test=GOOD / 255),
-    arrays(train=GOOD, valid=GOOD.astype(object)), arrays(train=GOOD, test=(GOOD > 9).astype("uint8")),
+    arrays(train=GOOD, valid=GOOD[:0]), arrays(train=GOOD, valid=GOOD[:, :3]), arrays(train=GOOD, valid=GOOD / 255),
+    arrays(train=GOOD, valid=GOOD.astype(object)), arrays(train=GOOD, valid=(GOOD > 9).astype("uint8")),
     raw(b""), raw(b"\x93NUMPY"), raw(header((3, 1, 3))[:-1]), raw(header((10**15, 28, 28))), raw(header((-9, 1, 1))),
     raw(header((2**62, 2**62, 2**62))), raw(header((9,), descr="|O")), raw(header((9,), descr="<f8")),
     raw(header((3, 1, 3), descr="wrong")), raw(header((3, 1, 3), more=", 'extra': 1")), raw(header("__import__('os')")),
@@ -152,7 +152,7 @@ def claimed_png(width, height):
         {"a.png": claimed_png(0, 0)}, {"a.png": claimed_png(12_000, 12_000)}, {"a.png": claimed_png(60_000, 60_000)},
         {"a.png": claimed_png(2**31 - 1, 2**31 - 1)}, {"a.png": png()}, {"a.png/b.txt": b""},
         {"test/a.png": png()}, {"valid/a.png": png(), "test/a.png": png()}, {"train/a.txt": b""},
-        {"train/a.png": png(), "test/a.png": png((5, 5))}, {"train/a.png": png(), "test/b.txt": b""},
+        {"train/a.png": png(), "valid/a.png": png((5, 5))}, {"train/a.png": png(), "valid/b.txt": b""},
     ],
 )  # fmt: skip
 def test_image_folders(files, place, output):

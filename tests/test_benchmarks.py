@@ -35,17 +35,15 @@ def test_flops_are_those_of_the_matrix_products_counted_by_hand():
     assert peers.likelihood_flops(sizes, 9) == 2 * (once + 9 * per_draw)
 
 
-def test_the_launch_for_a_gpu_trains_on_its_epochs_images_in_their_order(tiny, images):
+def test_the_launch_for_a_gpu_trains_on_its_epochs_images_in_their_order(compiled, images):
     """Two epochs of two calls of three steps, against `train_step` on the unpacked batches."""
     from benchmarks import gpu_export
-    from tf_ldiaf import LDIAF
-    from tf_ldiaf.layers.gates import all_gates_open
 
     x, weights, elbos = images(48).reshape(48, 9).astype("uint8"), [], []
     for packed in (True, False):
         keras.utils.set_random_seed(0)
-        model = LDIAF(tiny("fc_vae", batch_size=8, jit_compile=True), all_gates_open(3))
-        model.compile(keras.optimizers.SGD(0.01)).build((None, 9))
+        model = compiled("fc_vae", optimizer=keras.optimizers.SGD(0.01), jit_compile=True)
+        model.build((None, 9))
         model.optimizer.build(model.trainable_variables)
         if packed:
             launch = gpu_export.make_launch(model, 48, 3)

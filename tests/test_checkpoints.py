@@ -6,25 +6,29 @@ import zipfile
 import numpy as np
 import pytest
 
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import checkpoints, evaluation, run_folder
 from tf_ldiaf.results.checkpoints import Progress
 from tf_ldiaf.results.run_folder import RunFolder
+from tf_ldiaf.training.phases import make_model
+
+
+def progress_of(phase):
+    rows = [{"phase": phase, "epoch": 3, "elbo": -1 / 3}]
+    return Progress(phase, 3, 4, [7.0, [0.1, -2e-7]], rows, [], [3, 3], 8)
 
 
 @pytest.fixture(scope="module")
-def written(tiny, tmp_path_factory):
+def written(tiny, images, tmp_path_factory):
     """A folder after two checkpoints, of a structure phase and of a final one, and the second's model."""
-    config = tiny("graph_vae", num_nodes=2)
+    config = tiny("graph_vae", num_nodes=2, ema_decay=0.9)
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     folder.create(config)
-    for phase, graph in (("structure", None), ("final", [[0, 1], [0, 0]])):
-        model = LDIAF(config, graph).compile()
-        model.build((None, 3, 3))
-        model.optimizer.build(model.trainable_variables)
-        rows = [{"phase": phase, "epoch": 3, "elbo": -1 / 3}]
-        checkpoints.write(model, Progress(phase, 3, 4, [7.0, [0.1, -2e-7]], rows, [], 8), folder)
+    for phase, edges in (("structure", None), ("final", [(2, 1)])):
+        model = make_model(config, edges, (3, 3), num_steps=9)
+        model.fit(images(8), batch_size=4, verbose=0)
+        checkpoints.write(model, progress_of(phase), folder)
     checkpoints.write_best(model, folder)
     return folder, model
 
@@ -37,12 +41,14 @@ def folder(written, tmp_path):
 
 def test_what_was_written_comes_back_to_the_bit(written, capsys):
     folder, model = written
-    found, progress = checkpoints.read(folder)
-    assert progress == Progress(
-        "final", 3, 4, [7.0, [0.1, -2e-7]], [{"phase": "final", "epoch": 3, "elbo": -1 / 3}], [], 8
-    )
-    for ours, theirs in zip(found.variables, model.variables, strict=True):
-        assert np.array_equal(ours, theirs)
+    path, progress = checkpoints.read(folder)
+    assert (path, progress) == (folder.last, progress_of("final"))
+    found = make_model(folder.read_config(), [(2, 1)], (3, 3), num_steps=9)
+    checkpoints.load_state(found, path)
+    kept = (m.variables + m.optimizer.variables for m in (found, model))
+    for ours, theirs in zip(*kept, strict=True):
+        assert np.array_equal(ours, theirs), ours.path
+    assert int(found.optimizer.iterations) == 2
     assert capsys.readouterr().err == ""
     assert sorted(file.name for file in folder.last.parent.iterdir()) == ["best.keras", "last.keras", "previous.keras"]
 
@@ -74,9 +80,8 @@ def test_the_previous_checkpoint_takes_over(folder, capsys, damage):
         folder.last.unlink()
     else:
         folder.last.write_bytes(damage(folder.last.read_bytes()))
-    model, progress = checkpoints.read(folder)
-    assert progress.phase == "structure"
-    assert model.gates.fixed is None
+    assert checkpoints.read(folder) == (folder.previous, progress_of("structure"))
+    assert checkpoints.load(folder.previous).gates.fixed is None
     assert not folder.last.exists()  # else the next write would make the damaged one the previous
     [warning] = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"Warning: {folder.last} must be an undamaged checkpoint. Received: ")
@@ -150,7 +155,7 @@ def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(folder, written,
     else:
         monkeypatch.setattr(run_folder.os, "fsync", full)
     for write in (
-        lambda: checkpoints.write(written[1], Progress("final", 9, 0, [], [], [], 8), folder),
+        lambda: checkpoints.write(written[1], progress_of("final"), folder),
         lambda: checkpoints.write_best(written[1], folder),
     ):
         with pytest.raises(ConfigError, match=r"checkpoints must be a folder that can be written.*No space left"):

@@ -10,7 +10,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from tf_ldiaf.config import Config, ConfigError
+from tf_ldiaf.config import Config, DataSettings, ExecutionSettings, ModelSettings, TrainingSettings
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.flags import define_settings, given_settings
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 METHODS = ["vae", "vae_iaf", "fc_vae", "graph_vae", "ldiaf"]
@@ -34,13 +36,13 @@ ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGE
 @pytest.fixture(scope="module", autouse=True)
 def defined_flags():
     if "dataset" not in flags.FLAGS:
-        Config.define_flags()
+        define_settings()
 
 
 def from_command_line(arguments):
     with flagsaver.flagsaver():
         flags.FLAGS(["program", *arguments])
-        return Config.from_json(Config.given_flags())
+        return Config.from_json(given_settings())
 
 
 def test_the_round_trips_change_every_setting():
@@ -89,7 +91,7 @@ def test_every_setting_has_a_flag_with_help():
 def test_an_explicit_default_counts_as_given():
     with flagsaver.flagsaver():
         flags.FLAGS(["program", "--epochs=200", "--nojit_compile", "--node_units=4,5"])
-        assert Config.given_flags() == {"epochs": 200, "jit_compile": False, "node_units": (4, 5)}
+        assert given_settings() == {"epochs": 200, "jit_compile": False, "node_units": (4, 5)}
 
 
 @pytest.mark.parametrize(
@@ -241,6 +243,35 @@ def test_a_config_cannot_be_changed_and_whole_numbers_become_floats():
     assert hash(config) == hash(Config(clip_norm=3.0))
 
 
+def test_every_setting_is_in_one_group_and_in_its_part_of_the_help():
+    groups = {
+        "data": DataSettings,
+        "model": ModelSettings,
+        "training": TrainingSettings,
+        "execution": ExecutionSettings,
+    }
+    names = {group: [field.name for field in dataclasses.fields(settings)] for group, settings in groups.items()}
+    assert list(FIELDS) == [name for group in groups for name in names[group]]
+    for group in groups:
+        assert {flag.name for flag in flags.FLAGS.flags_by_module_dict()[group]} == set(names[group])
+
+
+def test_a_group_alone_has_its_defaults_and_its_refusals():
+    assert DataSettings(dataset="mnist").dataset_name == "mnist"
+    assert ModelSettings(method="vae").num_nodes == 1
+    assert ModelSettings(num_nodes=3, edges="all").fixed_edges == [(2, 1), (3, 1), (3, 2)]
+    assert ModelSettings().learns_gates
+    for group, settings, words in [
+        (DataSettings, {"stream": True, "limit_train": 3}, "--stream takes no --limit_train"),
+        (ModelSettings, {"method": "vae", "num_nodes": 2}, "--num_nodes is always 1"),
+        (ModelSettings, {"method": "vae", "context_dim": 2}, "--context_dim needs a flow"),
+        (TrainingSettings, {"weight_decay": 0.1}, "--weight_decay needs --optimizer=adamw"),
+        (ExecutionSettings, {"steps_per_execution": 0}, "--steps_per_execution must be at least 1"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            group(**settings)
+
+
 def test_configuration_needs_no_tensorflow():
-    code = "import sys, tf_ldiaf.config; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    code = "import sys, tf_ldiaf.flags; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -133,19 +133,17 @@ def test_mirrored_devices_train_like_one(num, whole, tmp_path):
 def test_mirrored_devices_evaluate_like_one_compiled():
     program = """
 import numpy as np
-from tf_ldiaf import LDIAF, Config
-from tf_ldiaf.data import images as data
+from tf_ldiaf import Config, data
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.results import evaluation
+from tf_ldiaf.training.phases import make_model
 config = Config(num_nodes=3, node_dim=2, encoder_units=(8,), decoder_units=(8,), edges="all", root_components=2)
 x = (np.random.default_rng(0).random((19, 4, 4)) < 0.5).astype("float32")
 strategy = distribution.make_strategy("mirrored")
 with strategy.scope():
-    model = LDIAF(config).compile()
-    model.build((None, 4, 4))
+    model = make_model(config, None, (4, 4), num_steps=1)
 ours = evaluation.per_image(model, x, 5, 7, 0, strategy)
-alone = LDIAF(config).compile()
-alone.build((None, 4, 4))
+alone = make_model(config, None, (4, 4), num_steps=1)
 alone.set_weights(model.get_weights())
 for name, value in evaluation.per_image(alone, x, 5, 7, 0).items():
     np.testing.assert_allclose(ours[name], value, atol=1e-4)

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_ldiaf.probability.gaussians import Mixture, positive
+from tf_ldiaf.layers import MixturePrior
+from tf_ldiaf.probability.gaussians import positive
 
 tfd = tfp.distributions
 
@@ -14,7 +15,7 @@ tfd = tfp.distributions
 @pytest.fixture
 def mixture(randomise):
     keras.utils.set_random_seed(0)
-    layer = Mixture(3, 2)
+    layer = MixturePrior(3, 2)
     layer.build()
     return randomise(layer)
 
@@ -22,18 +23,19 @@ def mixture(randomise):
 def oracle(layer):
     scale = tf.math.log1p(tf.exp(layer.raw_scale + np.log(np.e - 1).astype("float32"))) + 1e-3
     return tfd.MixtureSameFamily(
-        tfd.Categorical(logits=tf.zeros(layer.num)), tfd.MultivariateNormalDiag(layer.loc.value, scale)
+        tfd.Categorical(logits=tf.zeros(layer.num_components)), tfd.MultivariateNormalDiag(layer.loc.value, scale)
     )
 
 
 def test_its_density_is_that_of_tfp(mixture):
     z = 2.0 * tf.random.stateless_normal([4, 5, 2], [0, 0])
-    np.testing.assert_allclose(mixture.log_prob(z), oracle(mixture).log_prob(z), rtol=1e-5, atol=1e-5)
+    for found in (mixture(z), mixture.distribution().log_prob(z)):
+        np.testing.assert_allclose(found, oracle(mixture).log_prob(z), rtol=1e-5, atol=1e-5)
 
 
 def test_its_draws_have_the_moments_of_its_density(mixture):
     """30,000 draws; 5 standard errors of each of 5 moments: a right sampler fails for 3 seeds in a million."""
-    z = mixture.sample(tf.random.stateless_normal([30, 1_000, 2], [1, 0]), [2, 0]).numpy().reshape(-1, 2)
+    z = mixture.from_noise(tf.random.stateless_normal([30, 1_000, 2], [1, 0]), [2, 0]).numpy().reshape(-1, 2)
     expected = oracle(mixture)
     covariance = tfp.stats.covariance(expected.sample(10**6, seed=3)).numpy()
     found = [*z.T, *(z - expected.mean()).numpy().T ** 2, np.prod(z - expected.mean(), axis=1)]
@@ -43,10 +45,10 @@ def test_its_draws_have_the_moments_of_its_density(mixture):
 
 @pytest.mark.parametrize("num", [1, 3, 7])
 def test_every_component_is_drawn_and_no_other(num):
-    layer = Mixture(num, 1)
+    layer = MixturePrior(num, 1)
     layer.build()
     layer.loc.assign(np.arange(num)[:, np.newaxis])
-    found = layer.sample(tf.zeros([1, 1000, 1]), [0, 0]).numpy()
+    found = layer.from_noise(tf.zeros([1, 1000, 1]), [0, 0]).numpy()
     assert set(found[0, :, 0]) == set(range(num))
 
 
@@ -78,8 +80,8 @@ def test_what_is_sampled_begins_at_the_mixture(build):
     model = build("ldiaf", root_components=2)
     model.graph.root.loc.assign([[5.0, 5.0], [-5.0, -5.0]])
     model.graph.root.raw_scale.assign(np.full((2, 2), -20.0))
-    gates, noise = model.graph.draw_gates(None), model.graph.noise((1, 200), [0, 0])
-    root = model.graph.prior(gates, noise, [3, 4])[0, :, -1].numpy()
+    noise = model.graph.noise((1, 200), [0, 0])
+    root = model.prior().from_noise(noise, [3, 4])[0, :, -1].numpy()
     assert (np.abs(np.abs(root) - 5.0) < 0.02).all()
     # 200 fair coins: within 5 standard deviations of 100.
     assert abs((root[:, 0] > 0).sum() - 100) < 36

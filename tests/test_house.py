@@ -1,4 +1,4 @@
-"""The rules of the house: who imports whom, where each equation stands, what no file may hold."""
+"""The rules of the house that no linter knows: where each equation stands, what no file may hold, the experiments."""
 
 import ast
 import json
@@ -11,51 +11,15 @@ import sys
 import pytest
 
 REPO = pathlib.Path(__file__).parents[1]
-MODULES = {file.stem: file for file in sorted((REPO / "tf_ldiaf").glob("*.py"))}
+MODULES = {
+    file.relative_to(REPO / "tf_ldiaf").with_suffix("").as_posix(): file for file in (REPO / "tf_ldiaf").rglob("*.py")
+}
 CONFIGS = sorted((REPO / "configs").glob("*.cfg"))
 
-# What each module imports of ours, wherever in the file. Edit it with a reason: data goes one way,
-# config, data -> model -> training -> run folder -> evaluate, sample, export.
-ALLOWED = {
-    "__init__": "config model",
-    "bounds": "",
-    "config": "",
-    "layers": "",
-    "noise": "",
-    "flows": "layers",
-    "gates": "noise",
-    "metrics": "",
-    "gaussians": "layers noise",
-    "networks": "gaussians layers",
-    "pictures": "",
-    "schedules": "",
-    "stopping": "",
-    "cli": "compiled_programs config stopping",
-    "compiled_programs": "",
-    "records": "config",
-    "sources": "config records",
-    "data": "config noise records sources",
-    "run_folder": "config __version__",
-    "latents": "config flows gates gaussians layers networks noise",
-    "model": "bounds config latents layers metrics networks noise schedules",
-    "tensorboard": "config gates pictures run_folder",
-    "checkpoints": "config model run_folder",
-    "distribution": "config",
-    "recorder": "checkpoints config data distribution run_folder stopping",
-    "training": "checkpoints config data distribution gates model networks pictures recorder records run_folder "
-    "schedules stopping tensorboard",
-    "evaluation": "bounds checkpoints config data distribution metrics model run_folder",
-    "saved_model": "config evaluation model pictures run_folder stopping",
-    "sampling": "config data pictures",
-    "train": "cli config data distribution run_folder training",
-    "evaluate": "cli distribution evaluation run_folder",
-    "export": "cli config run_folder saved_model",
-    "sample": "cli config sampling",
-}
-
 HOMES = {
-    "gate": "gates", "prior": "latents", "root": "gaussians", "fusion": "gaussians", "iaf": "flows",
-    "density": "flows", "elbo": "bounds", "iw": "bounds",
+    "gate": "layers/gates", "prior": "layers/latent_distributions", "root": "layers/priors",
+    "fusion": "probability/gaussians", "iaf": "probability/iaf", "density": "layers/latent_distributions",
+    "elbo": "probability/bounds", "iw": "probability/bounds",
 }  # fmt: skip
 
 
@@ -63,36 +27,9 @@ def nodes(file, kind):
     return [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, kind)]
 
 
-def imported(file):
-    """(module, names) of every import of ours."""
-    found = set()
-    for node in nodes(file, ast.Import):
-        found |= {
-            alias.name.partition(".")[2] or "__init__" for alias in node.names if alias.name.startswith("tf_ldiaf")
-        }
-    for node in nodes(file, ast.ImportFrom):
-        if node.level or (node.module or "").startswith("tf_ldiaf"):
-            below = (node.module or "").removeprefix("tf_ldiaf").strip(".")
-            found |= {below} if below else {alias.name for alias in node.names}
-    return found
-
-
 def docstrings(file):
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
     return [text for node in nodes(file, kinds) if (text := ast.get_docstring(node))]
-
-
-def test_every_module_imports_what_is_allowed():
-    used = {name: imported(file) for name, file in MODULES.items()}
-    assert used == {name: set(allowed.split()) for name, allowed in ALLOWED.items()}
-
-
-def test_imports_have_no_circle():
-    done = set()
-    while len(done) < len(ALLOWED):
-        ready = {name for name, allowed in ALLOWED.items() if set(allowed.split()) - {"__version__"} <= done} - done
-        assert ready, f"a circle among {set(ALLOWED) - done}"
-        done |= ready
 
 
 @pytest.mark.parametrize(
@@ -113,14 +50,12 @@ def test_only_known_equations_are_named():
 
 def test_nats_become_bits_in_one_place():
     found = {name: len(re.findall(r"log\(2(?:\.0?)?\)|log2", file.read_text())) for name, file in MODULES.items()}
-    assert {name: num for name, num in found.items() if num} == {"bounds": 1}
+    assert {name: num for name, num in found.items() if num} == {"probability/bounds": 1}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_assert_and_no_pickle(name):
-    assert not nodes(MODULES[name], ast.Assert)
-    text = MODULES[name].read_text()
-    assert not re.search(r"allow_pickle\s*=\s*True|import (c?pickle|joblib|dill)|safe_mode\s*=\s*False", text, re.I)
+def test_nothing_is_read_that_can_run_code(name):
+    assert not re.search(r"allow_pickle\s*=\s*True|safe_mode\s*=\s*False", MODULES[name].read_text())
 
 
 def test_no_file_is_long():
@@ -151,12 +86,13 @@ import json, sys
 from absl import flags
 from absl.testing import flagsaver
 from tf_ldiaf.config import Config
-Config.define_flags()
+from tf_ldiaf.flags import define_settings, given_settings
+define_settings()
 given = {}
 for file in sys.argv[1:]:
     with flagsaver.flagsaver():
         rest = flags.FLAGS(["train", f"--flagfile={file}"])[1:]
-        given[file] = {"settings": Config.given_flags(), "rest": rest}
+        given[file] = {"settings": given_settings(), "rest": rest}
 print(json.dumps(given))
 """
     env = os.environ | {"PYTHONPATH": str(REPO)}
@@ -168,7 +104,8 @@ print(json.dumps(given))
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_an_experiment_parses_and_repeats_no_default(file, given):
-    from tf_ldiaf.config import Config, ConfigError
+    from tf_ldiaf.config import Config
+    from tf_ldiaf.errors import ConfigError
 
     settings = given[file.name]["settings"]
     assert given[file.name]["rest"] == []

@@ -14,20 +14,19 @@ CHAIN = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]])
 
 def test_prior_depends_on_a_parent_exactly_where_the_gate_is_open(build):
     """All 64 graphs of 4 nodes, one to a row: the autodiff Jacobian's zeros are the adjacency's."""
-    model = build("fc_vae", num_nodes=4)
+    graph = build("fc_vae", num_nodes=4).graph
     graphs = np.zeros((64, 4, 4), "float32")
     graphs[:, *np.triu_indices(4, 1)] = list(itertools.product([0, 1], repeat=6))
     z = tf.random.stateless_normal([64, 4, 2], [0, 0])
-    top_down = model.graph.top_down.of_one()
-    gates = np.transpose(graphs[:, :, 1:], (1, 0, 2))[:, np.newaxis]
-    parents = z[np.newaxis, :, 1:]
-    for n in range(3):
+    gates = tf.constant(np.transpose(graphs[:, :, 1:], (1, 0, 2))[:, np.newaxis])  # [N, 1, 64, N - 1]
+    for child in range(3):
         with tf.GradientTape() as tape:
-            tape.watch(parents)
-            loc, scale = model.graph._prior_of(top_down, n, tf.constant(gates[n]), parents)
-            loss = tf.reduce_sum(loc * [1.0, 0.7]) + tf.reduce_sum(scale * [0.9, 1.3])
-        moved = np.any(tape.gradient(loss, parents)[0].numpy() != 0, axis=-1)
-        np.testing.assert_array_equal(moved, graphs[:, n, 1:] == 1)
+            tape.watch(z)
+            given = lambda n, is_root, loc, scale: [z[tf.newaxis, :, n], loc, scale]  # noqa: E731
+            _, loc, scale = graph.descend([1, 64], gates, given, 3)
+            loss = tf.reduce_sum(loc[child] * [1.0, 0.7]) + tf.reduce_sum(scale[child] * [0.9, 1.3])
+        moved = np.any(tape.gradient(loss, z).numpy() != 0, axis=-1)
+        np.testing.assert_array_equal(moved, graphs[:, child] == 1)
 
 
 @pytest.mark.parametrize("adjacency", [CHAIN, np.triu(np.ones((3, 3)), 1), np.zeros((3, 3))])
@@ -43,7 +42,7 @@ def test_fixed_adjacency_is_what_the_descent_uses(build, adjacency):
             assert is_root == (n == 2)
             return [tf.fill([1, 1, 2], 1.0 if n == moved else 0.5)]
 
-        model.graph._descend([1, 1], model.graph.draw_gates(None), draw, 1)
+        model.graph.descend([1, 1], model.graph.draw_gates(), draw, 1)
         return seen
 
     rest = priors(None)

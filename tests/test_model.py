@@ -1,5 +1,6 @@
 """The model against numpy, analytic KL terms, enumeration of all images, and Keras's contract."""
 
+import inspect
 import itertools
 
 import numpy as np
@@ -8,9 +9,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
 
-from tf_ldiaf import LDIAF
-from tf_ldiaf.model import ldiaf as model_module
-from tf_ldiaf.model.ldiaf import Terms
+from tf_ldiaf import LDIAF, Config
+from tf_ldiaf.model import estimator
+from tf_ldiaf.probability.bounds import Terms
 from tf_ldiaf.probability.gaussians import fuse
 
 tfd = tfp.distributions
@@ -42,7 +43,7 @@ def test_with_shut_gates_and_no_flow_it_is_a_mean_field_vae(build, images):
     x = images(4)
     terms = model(x, seed=(1, 2), num_samples=4_000)
     z = terms.latents.numpy().astype("float64")
-    codes, innovations = model.codes_and_innovations(model.infer(x))
+    codes, innovations = model.codes_and_innovations(model.features(x))
     np.testing.assert_array_equal(codes, model.encode(x))
     features = numpy_mlp(model.encoder, x.reshape(4, 9))
     features = np.where(features > 0, features, np.expm1(features))
@@ -73,7 +74,7 @@ def test_with_shut_gates_and_no_flow_it_is_a_mean_field_vae(build, images):
     assert divergence.min() > 0.1
 
 
-def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, images, invert_chain):
+def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, images):
     """TFP's joint distribution over z_3, z_2, z_1, x; and log q of the draw by inverting each flow."""
     model = build(adjacency=CHAIN)
     x = images(5)
@@ -94,13 +95,13 @@ def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, 
     np.testing.assert_allclose(
         terms.log_likelihood[0] + tf.reduce_sum(terms.log_prior[0], axis=-1), log_joint, atol=1e-4
     )
-    bottom_up = model.infer(x)
-    chain = model.graph.flows.of_one(bottom_up.context)
+    bottom_up = model.graph.bottom_up(model.features(x))
+    flow = model.graph.flows.bijectors(bottom_up.context)
     for n, (z, prior) in enumerate([(z1, top_down(0, z2, 0 * z3)), (z2, top_down(1, 0 * z3, z3)), (z3, None)]):
         posterior = bottom_up.loc[n], bottom_up.scale[n]
         if prior is not None:
             posterior = fuse((prior.loc, prior.scale.diag), posterior)
-        z_0, log_det = invert_chain(chain(n), z)
+        z_0, log_det = flow(n).inverse(z), flow(n).inverse_log_det_jacobian(z, event_ndims=1)
         log_posterior = tfd.MultivariateNormalDiag(*posterior).log_prob(z_0) + log_det
         np.testing.assert_allclose(terms.log_posterior[0, :, n], log_posterior, atol=1e-3)
     np.testing.assert_allclose(terms.elbo()[0], log_joint - tf.reduce_sum(terms.log_posterior[0], axis=-1), atol=1e-4)
@@ -151,7 +152,7 @@ def test_terms_have_the_shapes_of_their_axes(build, images):
 def test_uses_of_a_model_have_their_shapes_and_follow_the_seed(build, images, method):
     model, x = build(method, shape=(3, 3, 1)), images(4, (3, 3, 1))
     code = model.encode(x)
-    assert code.shape == (4, model.config.num_nodes, 2)
+    assert code.shape == (4, model.num_nodes, 2)
     np.testing.assert_array_equal(code, model.encode(x))
     for use in (lambda seed: model.sample(np.int64(4), seed), lambda seed: model.reconstruct(x, seed)):
         drawn, again, other = use(1), use(1), use(2)
@@ -183,7 +184,7 @@ def test_learned_gates_are_relaxed_in_training_and_hard_otherwise(build, images)
 def test_bounds_are_the_means_of_the_terms(build, images):
     model, x = build(), images(3)
     found = model.bounds(x, 5, seed=9)
-    terms = model._terms(x, model.infer(x), [9, 4], 5)
+    terms = model.terms(x, model.features(x), [9, 4], 5)
     elbo = terms.elbo().numpy().astype("float64")
     np.testing.assert_allclose(found["elbo"], elbo.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(found["log_likelihood"], np.log(np.exp(elbo).mean(axis=0)), rtol=1e-5)
@@ -199,13 +200,13 @@ def test_bounds_use_exactly_the_draws_asked_for(build, images, monkeypatch, rows
     """Seven draws of two images, whose terms tell the draw's place, whatever the seed."""
     model, x = build("vae"), images(2)
 
-    def numbered(x, bottom_up, seed, num, first):
+    def numbered(x, features, seed, num, first):
         assert int(num) == chunk
         places = tf.tile(tf.cast(first[0] + tf.range(num), tf.float32)[:, tf.newaxis], [1, 2])
         return Terms(places, -places[..., tf.newaxis], 0.5 + places[..., tf.newaxis], None)
 
-    monkeypatch.setattr(model_module, "_ROWS_PER_PASS", rows)
-    monkeypatch.setattr(model, "_terms", numbered)
+    monkeypatch.setattr(estimator, "_ROWS_PER_PASS", rows)
+    monkeypatch.setattr(model, "terms", numbered)
     places, found = np.arange(7.0), model.bounds(x, 7)
     np.testing.assert_allclose(found["reconstruction"], [places.mean()] * 2, rtol=1e-5)
     np.testing.assert_allclose(found["kl_per_node"], [[2 * places.mean() + 0.5]] * 2, rtol=1e-5)
@@ -217,7 +218,7 @@ def test_bounds_do_not_depend_on_how_samples_and_images_are_taken(build, images,
     model, x = build("ldiaf"), images(5)
     whole = model.bounds(x, 200)
     late = model.bounds(x[2:], 200, first_image=2)
-    monkeypatch.setattr(model_module, "_ROWS_PER_PASS", 64)
+    monkeypatch.setattr(estimator, "_ROWS_PER_PASS", 64)
     chunked = model.bounds(x, 200)
     for name, value in whole.items():
         np.testing.assert_allclose(chunked[name], value, rtol=1e-5, atol=1e-5)
@@ -226,12 +227,13 @@ def test_bounds_do_not_depend_on_how_samples_and_images_are_taken(build, images,
 
 def test_samples_of_different_chunks_are_different(build, images, monkeypatch):
     model, x = build("fc_vae"), images(3)
-    monkeypatch.setattr(model_module, "_ROWS_PER_PASS", 6)
+    monkeypatch.setattr(estimator, "_ROWS_PER_PASS", 6)
     assert (model.bounds(x, 4)["elbo"].numpy() != model.bounds(x, 2)["elbo"].numpy()).all()
 
 
 def test_validation_does_not_depend_on_the_size_of_batches(build, images):
-    model, x = build("ldiaf").compile(), images(10)
+    model, x = build("ldiaf"), images(10)
+    model.compile(jit_compile=False)
     found = [model.evaluate(x, batch_size=size, return_dict=True, verbose=0) for size in (10, 10, 4, 3)]
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-5)
@@ -240,8 +242,8 @@ def test_validation_does_not_depend_on_the_size_of_batches(build, images):
 def test_encoder_runs_once_for_all_importance_samples(build, images, monkeypatch):
     model, x = build("vae"), tf.constant(images(4))
     calls = []
-    monkeypatch.setattr(model, "infer", lambda x, infer=model.infer: calls.append(1) or infer(x))
-    monkeypatch.setattr(model_module, "_ROWS_PER_PASS", 8)
+    monkeypatch.setattr(model, "encoder", lambda x, encoder=model.encoder: calls.append(1) or encoder(x))
+    monkeypatch.setattr(estimator, "_ROWS_PER_PASS", 8)
     eager = model.bounds(x, 9)
     assert len(calls) == 1
     compiled = tf.function(lambda x: model.bounds(x, 9)).get_concrete_function(tf.TensorSpec([None, 3, 3]))
@@ -251,25 +253,29 @@ def test_encoder_runs_once_for_all_importance_samples(build, images, monkeypatch
 
 
 def test_images_of_another_size_are_refused(tiny):
-    model = LDIAF(tiny("vae")).compile()
+    model = LDIAF.from_settings(tiny("vae"))
     model.build((None, 3, 3))
     with pytest.raises(ValueError, match=r"shape \(3, 3\). Received: \(2, 2\)"):
         model.encode(np.zeros((9, 2, 2), "float32"))
-    with pytest.raises(ValueError, match="knows the size of its images"):
-        LDIAF(tiny("vae")).sample(1)
+    unbuilt = LDIAF.from_settings(tiny("vae"))
+    uses = {"sample": lambda: unbuilt.sample(1), "prior": unbuilt.prior, "likelihood": lambda: unbuilt.likelihood([[[0.0]]])}
+    for name, use in uses.items():
+        with pytest.raises(ValueError, match=f"^{name} needs a model that knows the size of its images. Received: "):
+            use()
 
 
 def test_a_bound_needs_a_sample(tiny):
-    model = LDIAF(tiny("vae"))
+    model = LDIAF.from_settings(tiny("vae"))
     with pytest.raises(ValueError, match=r"num_importance_samples must be at least 1\. Received: 0"):
         model.log_likelihood(np.zeros((2, 3, 3), "float32"), 0)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_a_dynamic_binarisation_is_drawn_afresh_in_every_step(build, dtype):
-    model = build("vae", binarization="dynamic").compile()
-    seen, infer = [], model.infer
-    model.infer = lambda x: seen.append(np.array(x)) or infer(x)
+    model = build("vae")
+    model.compile(binarization="dynamic", jit_compile=False)
+    seen, features = [], model.features
+    model.features = lambda x: seen.append(np.array(x)) or features(x)
     levels = np.linspace(0, 255, 9).round().reshape(1, 3, 3).repeat(500, axis=0)
     x = levels.astype("uint8") if dtype == "uint8" else (levels / 255).astype("float32")
     for _ in range(4):
@@ -279,3 +285,33 @@ def test_a_dynamic_binarisation_is_drawn_afresh_in_every_step(build, dtype):
     p = levels[0] / 255
     # 6 standard errors in 9 pixels: a false alarm has probability below 1e-7.
     assert (np.abs(np.mean(seen, axis=(0, 1)) - p) <= 6 * np.sqrt(p * (1 - p) / 2000)).all()
+
+
+def defaults(function):
+    return {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+
+
+def test_a_default_has_one_home():
+    """What a model and its training can be told has the settings' default, except what a model of one's own needs not."""
+    config, model, training = Config(), defaults(LDIAF.__init__), defaults(LDIAF.compile)
+    own = {"edges": None, "encoder": None, "decoder": None}
+    assert {name: model.pop(name) for name in own} == own
+    kerass = {"optimizer": "adam", "binarization": "none", "jit_compile": "auto"}
+    assert {name: training.pop(name) for name in kerass} == kerass
+    for name, value in (model | training).items():
+        assert value == getattr(config, name), name
+    assert {"num_nodes", "node_dim", "num_flow_steps", "initial_gate_prob"} < set(model)
+    assert {"seed", "clip_norm", "structure_epochs", "on_nonfinite"} < set(training)
+
+
+def test_the_settings_of_a_config_are_those_of_its_model(tiny):
+    """Each departs from the default."""
+    changes = {"num_nodes": 4, "node_dim": 3, "num_flow_steps": 1, "root_components": 2, "initial_gate_prob": 0.5}
+    changes |= {"encoder_units": (7, 6), "decoder_units": (5,), "node_units": (4,), "channels": (3, 2)}
+    changes |= {"flow_units": (9,), "context_dim": 11}
+    found = LDIAF.from_settings(Config(**changes)).get_config()
+    assert {name: found[name] for name in changes} == changes
+    assert found["edges"] is None
+    assert LDIAF.from_settings(Config(**changes), [(4, 1)]).get_config()["edges"] == [(4, 1)]
+    del changes["initial_gate_prob"]
+    assert LDIAF.from_settings(Config(edges="3-1,2-1", **changes)).edges == [(2, 1), (3, 1)]

@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.layers.networks import GaussianNetworks, make_decoder, make_encoder
-from tf_ldiaf.layers.stacked import elu
+from tf_ldiaf.layers import GaussianNetworks
+from tf_ldiaf.layers.encoders import make_decoder, make_encoder
 
 INPUTS = [6, 3, 1]
+elu = tf.nn.elu
 
 
 def make(context_dim=0):
     keras.utils.set_random_seed(0)
-    networks = GaussianNetworks(INPUTS, 2, (8, 5), context_dim)
-    networks.build()
+    networks = GaussianNetworks(3, 2, (8, 5), context_dim, INPUTS)
+    networks.build((None, 6))
     return networks
 
 
@@ -88,7 +89,7 @@ def test_each_node_has_its_own_slice_of_the_stacked_weights(randomise):
     networks = randomise(make(4))
     first, second, last = [(layer.kernel.numpy(), layer.bias.numpy()) for layer in networks.stack]
     x = np.random.default_rng(0).normal(size=(5, 6))
-    together = networks.of_all(tf.constant(x, tf.float32))
+    together = networks(tf.constant(x, tf.float32))
     for n in range(3):
         hidden = x @ first[0][n] + first[1][n]
         hidden = np.where(hidden > 0, hidden, np.expm1(hidden)) @ second[0][n] + second[1][n]
@@ -113,7 +114,7 @@ def test_scale_starts_at_one_and_stays_positive_and_finite():
 def test_gradient_reaches_every_weight_of_every_node():
     networks = make(4)
     with tf.GradientTape() as tape:
-        parameters = networks.of_all(tf.random.stateless_normal([16, 6], [0, 0]))
+        parameters = networks(tf.random.stateless_normal([16, 6], [0, 0]))
         loss = sum(tf.reduce_sum(part**2) for part in parameters)
     gradients = tape.gradient(loss, [v.value for v in networks.trainable_variables])
     assert len(gradients) == 6
@@ -122,8 +123,8 @@ def test_gradient_reaches_every_weight_of_every_node():
 
 def test_kernels_start_with_the_variance_of_their_own_fan_in():
     keras.utils.set_random_seed(0)
-    networks = GaussianNetworks([400, 100], 200, (300,))
-    networks.build()
+    networks = GaussianNetworks(2, 200, (300,), input_dims=[400, 100])
+    networks.build((None, 400))
     kernel = networks.stack[0].kernel.numpy()
     # 30,000 and more draws: the standard error is below 0.5 %, and 3 % is six of them.
     assert kernel[0].std() == pytest.approx(np.sqrt(2 / 400), rel=0.03)

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tf_ldiaf.probability.noise import bernoulli, standard_normal, threefry, uniform
+from tf_ldiaf.data.binarization import draw
+from tf_ldiaf.probability.noise import standard_normal, stateless_seed, threefry, uniform
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_uniform_draws_are_uniform():
 def test_pixels_are_drawn_with_the_probability_of_their_grey(dtype):
     levels = np.arange(256).astype("uint8")
     grey = np.tile(levels if dtype == "uint8" else (levels / 255).astype("float32"), (20_000, 1))
-    drawn = bernoulli(tf.constant(grey), [7, 8]).numpy()
+    drawn = draw(tf.constant(grey), [7, 8]).numpy()
     assert drawn.dtype == "float32"
     assert set(np.unique(drawn)) == {0, 1}
     assert not drawn[:, 0].any()
@@ -88,4 +89,14 @@ def test_pixels_are_drawn_with_the_probability_of_their_grey(dtype):
     p = levels / 255
     # 6 standard errors in 256 levels: a false alarm has probability below 1e-6.
     assert (np.abs(drawn.mean(axis=0) - p) <= 6 * np.sqrt(p * (1 - p) / len(drawn))).all()
-    assert not np.array_equal(drawn, bernoulli(tf.constant(grey), [7, 9]))
+    assert not np.array_equal(drawn, draw(tf.constant(grey), [7, 9]))
+
+
+def test_a_seed_is_what_tfp_takes():
+    np.testing.assert_array_equal(stateless_seed(7), stateless_seed(7))
+    assert (stateless_seed(7).numpy() != stateless_seed(8).numpy()).any()
+    np.testing.assert_array_equal(stateless_seed(tf.constant([3, 4])), [3, 4])
+    np.testing.assert_array_equal(stateless_seed([3, 4]), [3, 4])
+    drawn = {tuple(stateless_seed(None).numpy()) for _ in range(10)}
+    assert len(drawn) == 10
+    assert all(seed.shape == (2,) and seed.dtype == tf.int32 for seed in map(stateless_seed, [7, None, [3, 4]]))

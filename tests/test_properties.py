@@ -10,9 +10,9 @@ import pytest
 from absl import flags
 from hypothesis import strategies as st
 
-from tf_ldiaf import Config, cli
-from tf_ldiaf.config import ConfigError
-from tf_ldiaf.data import images as data
+from tf_ldiaf import Config, cli, data
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.flags import define_settings, given_settings
 from tf_ldiaf.results.run_folder import RunFolder
 
 searched = hypothesis.settings(
@@ -48,7 +48,7 @@ def test_settings_are_admitted_or_refused(settings):
 def flags_of_train(monkeypatch):
     """Runs the command `train` up to its settings: (exit code, settings or None)."""
     if "dataset" not in flags.FLAGS:
-        Config.define_flags()
+        define_settings()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(arguments):
@@ -57,7 +57,7 @@ def flags_of_train(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
         found = []
         try:
-            cli.run(lambda: found.append(Config.from_json(Config.given_flags())), "")
+            cli.run(lambda: found.append(Config.from_json(given_settings())), "")
         except SystemExit as end:
             return end.code, None
         return 0, found[0] if found else None
@@ -112,7 +112,7 @@ def test_npz_files_are_read_or_refused(tmp_path, data_):
         content[at : at + data_.draw(st.integers(0, 9))] = data_.draw(st.binary(max_size=9))
     file.write_bytes(content)
     try:
-        found = data.load(Config(dataset=str(file)))
+        found = data.load_training(Config(dataset=str(file)), seed=0)
     except ConfigError as error:
         assert "eceived: " in str(error)  # noqa: PT017
         return

@@ -8,13 +8,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_data import numbered, numbers
+from test_data import load, numbered, numbers
 
 from tests.test_cli import SMALL, command, environment
-from tf_ldiaf import Config
-from tf_ldiaf.config import ConfigError
-from tf_ldiaf.data import images as data
-from tf_ldiaf.data import records, sources
+from tf_ldiaf import Config, data
+from tf_ldiaf.data import records, tfds
+from tf_ldiaf.errors import ConfigError
 
 FILES, IMAGES = 6, 100
 
@@ -55,7 +54,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def hundred(data_dir):
     """100 images in six files; each is its number, black and white."""
-    return sources.open_records("hundred", data_dir)["train"]
+    return tfds.open_stream("hundred", data_dir)["train"]
 
 
 def epoch_of(stream, batch_size, seed=0, epoch=0, **part):
@@ -98,7 +97,7 @@ def test_parts_are_slices_of_the_whole_batches(hundred, num_parts):
 
 def test_a_part_reads_its_own_files_only(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "copy")
-    stream = sources.open_records("hundred", str(tmp_path / "copy"))["train"]
+    stream = tfds.open_stream("hundred", str(tmp_path / "copy"))["train"]
     before = epoch_of(stream, 12, part=1, num_parts=3)
     for part in stream.parts[:1] + stream.parts[5:]:  # the second third of the images begins and ends in files 2 and 4
         os.remove(part.path)
@@ -128,7 +127,7 @@ def test_records_are_shuffled_within_bounds(hundred, monkeypatch):
 
 def test_a_stream_of_one_file_begins_elsewhere_in_every_epoch(data_dir, monkeypatch):
     monkeypatch.setattr(records, "_SHUFFLED", 60)
-    stream = sources.open_records("hundred", data_dir)["train"]
+    stream = tfds.open_stream("hundred", data_dir)["train"]
     stream = dataclasses.replace(stream, parts=stream.parts[:1])
     firsts = [set(flat(epoch_of(stream, 1, epoch=epoch)[:5])) for epoch in range(8)]
     assert len(set(map(frozenset, firsts))) > 4
@@ -143,14 +142,14 @@ def test_what_is_held_out_is_not_in_the_rest(hundred, fraction):
 
 
 def test_a_stream_is_the_data_set(data_dir):
-    config = Config(dataset="hundred", data_dir=data_dir, stream=True, batch_size=8)
-    images = data.load(config)
-    assert [len(x) for x in images] == [64, 16, 20]
-    assert images.train.shape == (64, 4, 4)
-    train = np.concatenate(list(data.training_batches(images.train, config).take(8).as_numpy_iterator()))
-    seen = [number for x in (train, images.valid, images.test) for number in numbers(x)]
+    stream, valid, test = load(Config(dataset="hundred", data_dir=data_dir, stream=True))
+    assert [len(x) for x in (stream, valid, test)] == [64, 16, 20]
+    assert stream.shape == (64, 4, 4)
+    batches = data.training_batches(stream, batch_size=8, seed=0)
+    train = np.concatenate(list(batches.take(8).as_numpy_iterator()))
+    seen = [number for x in (train, valid, test) for number in numbers(x)]
     assert len(seen) == len(set(seen)) == 100
-    assert data.steps_per_epoch(images.train, config) == 8
+    assert data.steps_per_epoch(stream, 8) == 8
 
 
 @pytest.mark.parametrize("binarization", ["threshold", "dynamic", "none"])
@@ -159,9 +158,11 @@ def test_streams_are_binarised_as_arrays_are(binarization, top, tmp_path):
     place = prepare(
         tmp_path, "binary", {"train": numbered(60) // 255 * top, "validation": numbered(9, 60) // 255 * top}
     )
-    config = Config(dataset="binary", data_dir=place, stream=True, batch_size=6, binarization=binarization)
-    images = data.load(config)
-    x = np.concatenate(list(data.training_batches(images.train, config).take(5).as_numpy_iterator()))
+    images = data.load_training(
+        Config(dataset="binary", data_dir=place, stream=True, binarization=binarization), seed=0
+    )
+    batches = data.training_batches(images.train, batch_size=6, seed=0)
+    x = np.concatenate(list(batches.take(5).as_numpy_iterator()))
     assert set(np.unique(x)) == {0, 255 if binarization == "dynamic" else 1}
     assert x.dtype == "uint8"
     assert set(numbers(images.valid)) <= set(range(60, 69))
@@ -174,13 +175,13 @@ def test_streams_are_binarised_as_arrays_are(binarization, top, tmp_path):
 )
 def test_training_images_that_are_not_like_the_others_are_one_sentence(binarization, train, others, tmp_path):
     place = prepare(tmp_path, "mixed", {"train": train, "validation": others, "test": others})
-    config = Config(dataset="mixed", data_dir=place, stream=True, batch_size=6, binarization=binarization)
-    stream = data.load(config).train
+    config = Config(dataset="mixed", data_dir=place, stream=True, binarization=binarization)
+    stream = data.load_training(config, seed=0).train
     with (
         pytest.raises(ConfigError, match=r"must have readable files.*training images are not only black"),
         stream.readable(),
     ):
-        next(iter(data.training_batches(stream, config)))
+        next(iter(data.training_batches(stream, batch_size=6, seed=0)))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_training_images_that_are_not_like_the_others_are_one_sentence(binarizat
 )
 def test_what_cannot_be_streamed_is_one_sentence(settings, words, data_dir):
     with pytest.raises(ConfigError, match=words):
-        data.load(Config(data_dir=data_dir, stream=True, **settings))
+        load(Config(data_dir=data_dir, stream=True, **settings))
 
 
 def without_the_last_record(content):
@@ -221,7 +222,7 @@ def without_the_last_record(content):
 def test_a_file_that_is_damaged_while_training_ends_it_with_a_sentence(is_graph, damage, words, data_dir, tmp_path):
     """Whether Python asks for the next batch or a TensorFlow function, as in training."""
     shutil.copytree(data_dir, tmp_path / "copy")
-    stream = sources.open_records("hundred", str(tmp_path / "copy"))["train"]
+    stream = tfds.open_stream("hundred", str(tmp_path / "copy"))["train"]
     with open(stream.parts[2].path, "rb+") as file:
         content = file.read()
     os.remove(stream.parts[2].path)
@@ -251,7 +252,7 @@ def test_a_stream_trains_by_the_command_and_goes_on_with_its_own_files(data_dir,
     done = command("train", *flags, cwd=tmp_path, env=environment())
     assert (done.returncode, done.stderr) == (0, "")
     assert "Best validation ELBO" in done.stdout
-    file = sources.open_records("hundred", str(tmp_path / "copy"))["train"].parts[0].path
+    file = tfds.open_stream("hundred", str(tmp_path / "copy"))["train"].parts[0].path
     with open(file, "ab") as stream:
         stream.write(b"more")
     done = command("train", "--run_dir=run", "--resume", cwd=tmp_path, env=environment())
@@ -260,10 +261,26 @@ def test_a_stream_trains_by_the_command_and_goes_on_with_its_own_files(data_dir,
 
 
 def test_of_a_launch_of_a_stream_nothing_changes_when_it_is_not_the_first(data_dir):
-    config = Config(dataset="hundred", data_dir=data_dir, stream=True, batch_size=6, steps_per_execution=3)
-    stream = data.load(config).train
-    whole = list(data.training_launches(stream, config, first_epoch=1).take(4).as_numpy_iterator())
-    later = list(data.training_launches(stream, config, first_epoch=1, first_launch=2).take(4).as_numpy_iterator())
+    stream = data.load_training(Config(dataset="hundred", data_dir=data_dir, stream=True), seed=0).train
+    whole, later = (
+        list(
+            data.training_launches(
+                stream, batch_size=6, seed=0, steps_per_launch=3, first_epoch=1, first_launch=first_launch
+            )
+            .take(4)
+            .as_numpy_iterator()
+        )
+        for first_launch in (0, 2)
+    )
     assert [used for _, used in later] == [0, 0, *(used for _, used in whole[2:])]
     for (x, _), (y, _) in zip(whole[2:], later[2:], strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_a_stream_of_zeros_and_ones_and_others_of_255_is_refused(tmp_path):
+    ones, grey = numbered(9) // 255, numbered(9)
+    place = prepare(tmp_path, "mixed", {"train": numbered(60), "validation": ones, "test": grey})
+    config = Config(dataset="mixed", data_dir=place, stream=True)
+    with pytest.raises(ConfigError, match="0-255 in all sets or 0-1 in all"):
+        data.load_training(config, seed=0)
+    assert sorted(numbers(data.load_test(config))) == list(range(9))

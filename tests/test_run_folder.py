@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from tf_ldiaf import Config
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.results import run_folder
 from tf_ldiaf.results.run_folder import RunFolder
 

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_ldiaf.config import ConfigError
-from tf_ldiaf.data import images as data
-from tf_ldiaf.results import evaluation, pictures, sampling, saved_model
+from tf_ldiaf import data
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.results import evaluation, pictures, report, sampling, saved_model
 from tf_ldiaf.results.run_folder import RunFolder
 from tf_ldiaf.training import phases as training
 
@@ -26,7 +26,7 @@ def run(tiny, tmp_path_factory):
     config = tiny(num_nodes=2, num_flow_steps=1, limit_train=256, batch_size=32, learning_rate=0.02)
     folder = RunFolder(tmp_path_factory.mktemp("run") / "ldiaf")
     folder.create(config)
-    training.train(config, data.load(config)._replace(test=None), folder)
+    training.train(config, data.load_training(config, config.seed), folder)
     metrics = evaluation.evaluate(folder, NUM_SAMPLES, batch_size=100, seed=1)
     folder.metrics_file.write_text(json.dumps(metrics))
     return folder
@@ -39,7 +39,7 @@ def model(run):
 
 @pytest.fixture(scope="module")
 def held_out(run):
-    return data.load(run.read_config()).test
+    return data.load_test(run.read_config())
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_evaluation_says_what_was_measured(run, model, per_image):
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["num_parameters"] == model.count_params() - sum(v.numpy().size for v in model.non_trainable_weights)
     assert metrics["active_units"] == (per_image["innovations"].var(axis=0) > 0.01).sum()
-    table = evaluation.table(metrics)
+    table = report.metrics_table(metrics)
     assert f"| {metrics['test_elbo']:.2f} +- {metrics['test_elbo_stderr']:.2f} nats" in table
     assert f"log-likelihood, S = {NUM_SAMPLES}" in table
     assert len({len(line) for line in table.splitlines()}) == 1
@@ -164,7 +164,7 @@ def test_saved_model_needs_only_tensorflow_and_answers_like_the_model(exported, 
 
 def test_model_card_has_numbers_graph_and_settings(run, exported):
     card = (exported / "README.md").read_text()
-    assert evaluation.table(run.read_metrics()) in card
+    assert report.metrics_table(run.read_metrics()) in card
     assert "z2 -> z1 (0." in card
     assert "`digits`, binarisation `threshold`" in card
     assert " ".join(run.read_config().to_flags()) in card
@@ -177,7 +177,9 @@ def test_model_card_has_numbers_graph_and_settings(run, exported):
 def test_model_card_without_metrics_says_so(run, model, tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(run.read_config())
-    assert "Not measured" in saved_model._card(folder, model, "name", pictures.latent_graph([[0, 0], [0, 0]]))
+    assert "Not measured" in report.model_card(
+        folder, model.image_shape, "name", pictures.latent_graph([[0, 0], [0, 0]])
+    )
 
 
 def test_where_a_saved_model_may_be_written(exported, tmp_path):

@@ -1,16 +1,17 @@
 """Sources: one sentence for every input that cannot be used."""
 
 import concurrent.futures
+import shutil
 import time
 
 import numpy as np
 import pytest
-from test_data import grey, numbered, save_pngs
+from test_data import grey, load, numbered, save_pngs
 
-from tf_ldiaf import Config
-from tf_ldiaf.config import ConfigError
-from tf_ldiaf.data import images as data
+from tf_ldiaf import Config, data
+from tf_ldiaf.data import arrays as arrays_in_memory
 from tf_ldiaf.data import records, sources
+from tf_ldiaf.errors import ConfigError
 
 # Inputs that cannot be used
 
@@ -28,8 +29,9 @@ from tf_ldiaf.data import records, sources
         (r"\(9, 4, 4, 3\)", {"train": np.ones((9, 4, 4, 3), "uint8")}),
         (r"\(9,\)", {"train": np.ones(9, "uint8")}),
         (r"\(9, 0, 4\)", {"train": np.ones((9, 0, 4), "uint8")}),
-        ("one image size and type in all sets", {"train": grey(9), "test": grey(9, shape=(5, 5))}),
-        ("one image size and type in all sets", {"train": grey(9), "test": grey(9) / 255}),
+        ("one image size and type in all sets", {"train": grey(9), "valid": grey(9, shape=(5, 5))}),
+        ("one image size and type in all sets", {"train": grey(9), "valid": grey(9) / 255}),
+        ("NaN or infinity", {"train": grey(9), "test": np.full((9, 4, 4), np.nan)}),
         ("at least one image.*no train image", {"train": grey(0)}),
         ("at least one image.*no test image", {"train": grey(9), "test": grey(0)}),
         ("at least one image.*no valid image", {"train": grey(2)}),
@@ -37,7 +39,7 @@ from tf_ldiaf.data import records, sources
 )
 def test_arrays_that_cannot_be_used(npz, words, arrays):
     with pytest.raises(ConfigError, match=words):
-        data.load(Config(dataset=npz(**arrays)))
+        load(Config(dataset=npz(**arrays)))
 
 
 def not_a_zip(file):
@@ -58,7 +60,7 @@ def one_array(file):
 def test_files_that_cannot_be_read(tmp_path, write):
     write(tmp_path / "data.npz")
     with pytest.raises(ConfigError, match=r"readable \.npz file"):
-        data.load(Config(dataset=str(tmp_path / "data.npz")))
+        load(Config(dataset=str(tmp_path / "data.npz")))
 
 
 def test_one_damaged_byte_is_one_sentence_or_harmless(tmp_path):
@@ -69,7 +71,7 @@ def test_one_damaged_byte_is_one_sentence_or_harmless(tmp_path):
     for i in range(0, len(content), 23):
         file.write_bytes(content[:i] + bytes([content[i] ^ 0x5A]) + content[i + 1 :])
         try:
-            data.load(Config(dataset=str(file)))
+            load(Config(dataset=str(file)))
         except ConfigError:
             refused += 1
     assert refused > 10
@@ -78,16 +80,16 @@ def test_one_damaged_byte_is_one_sentence_or_harmless(tmp_path):
 def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"folder with PNG images.*holds none"):
-        data.load(Config(dataset=str(tmp_path / "empty")))
+        load(Config(dataset=str(tmp_path / "empty")))
     folder = save_pngs(tmp_path / "sizes", [grey(1)[0], grey(1, shape=(5, 5))[0]])
     with pytest.raises(ConfigError, match=r"images of one size.*0001\.png of \(5, 5\)"):
-        data.load(Config(dataset=folder))
+        load(Config(dataset=folder))
     folder = save_pngs(tmp_path / "corrupt", numbered(9))
     file = tmp_path / "corrupt" / "0003.png"
     for content in (b"not a picture", file.read_bytes()[:45]):
         file.write_bytes(content)
         with pytest.raises(ConfigError, match=r"readable PNG images.*0003\.png"):
-            data.load(Config(dataset=folder))
+            load(Config(dataset=folder))
 
 
 @pytest.mark.parametrize(
@@ -98,12 +100,12 @@ def test_folders_that_cannot_be_used(tmp_path):
 def test_paths_that_lead_nowhere(tmp_path, name):
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(ConfigError, match="--dataset must be"):
-        data.load(Config(dataset=name if name.startswith("~") else str(tmp_path / name)))
+        load(Config(dataset=name if name.startswith("~") else str(tmp_path / name)))
 
 
 def test_unknown_name_comes_with_a_hint(tmp_path):
     with pytest.raises(ConfigError, match=r"TFDS name.*Received: mnst. Did you mean mnist"):
-        data.load(Config(dataset="mnst", data_dir=str(tmp_path)))
+        load(Config(dataset="mnst", data_dir=str(tmp_path)))
 
 
 def test_unprepared_data_set_without_a_network(tmp_path, monkeypatch):
@@ -116,8 +118,13 @@ def test_unprepared_data_set_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
     retries = downloader.MAX_RETRIES
     with pytest.raises(ConfigError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*--data_dir"):
-        data.load(Config(dataset="mnist", data_dir=str(tmp_path)))
+        load(Config(dataset="mnist", data_dir=str(tmp_path)))
     assert retries == downloader.MAX_RETRIES
+
+
+def read_tfds(name, data_dir):
+    splits = sources.open_splits(Config(dataset=name, data_dir=str(data_dir)))
+    return sources.read(splits, ["train", "valid", "test"])
 
 
 def test_two_that_need_a_data_set_prepare_it_once(tmp_path):
@@ -142,27 +149,86 @@ def test_two_that_need_a_data_set_prepare_it_once(tmp_path):
             raise NotImplementedError
 
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(lambda _: sources.read("wanted_by_two", str(tmp_path)), range(2)))
+        found = list(threads.map(lambda _: read_tfds("wanted_by_two", tmp_path), range(2)))
     assert times == [1]
     for sets in found:
         assert sorted(sets["train"][:, 0, 0]) == [0, 1, 2, 3, 4]
 
 
-def test_one_set_of_ones_and_one_of_255_is_refused(npz):
+ONES = np.ones((9, 4, 4), "uint8")
+
+
+@pytest.mark.parametrize(
+    ("read", "parts"),
+    [
+        ("load_training", {"train": ONES, "test": grey(9)}),
+        ("load_training", {"train": ONES, "valid": grey(9), "test": ONES}),
+        ("load_training", {"train": grey(9), "valid": ONES, "test": grey(9)}),
+        ("load_test", {"train": grey(9), "test": ONES}),
+        ("load_test", {"train": ONES, "valid": grey(9), "test": ONES}),
+        ("load_test", {"train": ONES, "valid": grey(9)}),
+    ],
+)
+def test_one_set_of_ones_and_one_of_255_is_refused(npz, read, parts):
+    arguments = {"seed": 0} if read == "load_training" else {}
     with pytest.raises(ConfigError, match="0-255 in all sets or 0-1 in all"):
-        data.load(Config(dataset=npz(x_train=np.ones((9, 4, 4), "uint8"), x_test=grey(9))))
+        getattr(data, read)(Config(dataset=npz(**parts)), **arguments)
 
 
 def test_a_test_folder_without_a_train_folder_is_refused(tmp_path):
     save_pngs(tmp_path / "test", numbered(9))
     with pytest.raises(ConfigError, match="must have a folder train beside test"):
-        data.load(Config(dataset=str(tmp_path)))
+        load(Config(dataset=str(tmp_path)))
 
 
 @pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((0, 4, 4), "uint8")}])
 def test_a_file_without_images_cannot_be_reconstructed(npz, arrays):
     with pytest.raises(ConfigError, match=r"--reconstruct must be an \.npz file with images"):
         data.read_images(npz(**arrays))
+
+
+# What is not needed is not read
+
+
+def object_array(num):
+    return np.array([None] * num, dtype=object)
+
+
+def test_neither_needs_the_others_array(npz):
+    expected = grey(9) > 127
+    assert np.array_equal(data.load_test(Config(dataset=npz(train=object_array(9), test=grey(9)))), expected)
+    config = Config(dataset=npz(x_train=grey(9), x_valid=grey(9), x_test=object_array(9)))
+    assert all(np.array_equal(x, expected) for x in data.load_training(config, seed=0))
+
+
+def test_neither_needs_the_others_folder(tmp_path):
+    for name in ("train", "valid", "test"):
+        save_pngs(tmp_path / name, grey(9))
+    (tmp_path / "test" / "0003.png").write_bytes(b"not a picture")
+    train = data.load_training(Config(dataset=str(tmp_path)), seed=0).train
+    assert np.array_equal(train, grey(9) > 127)
+    save_pngs(tmp_path / "test", grey(9))
+    (tmp_path / "train" / "0003.png").write_bytes(b"not a picture")
+    assert np.array_equal(data.load_test(Config(dataset=str(tmp_path))), train)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_neither_needs_the_others_files_of_tfds(stripes, tmp_path, stream):
+    name = stripes[0].name
+    config = Config(dataset=name, data_dir=str(tmp_path), stream=stream)
+    shutil.copytree(stripes[0].data_dir_root, tmp_path, dirs_exist_ok=True)
+    train, valid, test = load(config)
+    for file in tmp_path.rglob("*train.tfrecord*"):
+        file.write_bytes(b"")
+    assert np.array_equal(data.load_test(config), test)
+    with pytest.raises(ConfigError, match="must have readable files"):
+        data.load_training(Config(dataset=name, data_dir=str(tmp_path)), seed=0)
+    shutil.copytree(stripes[0].data_dir_root, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.rglob("*test.tfrecord*"):
+        file.unlink()
+    found = data.load_training(config, seed=0)
+    assert np.array_equal(found.valid, valid)
+    assert np.array_equal(*(x.array() if stream else x for x in (found.train, train)))
 
 
 # Data sets of TFDS
@@ -204,7 +270,7 @@ def stripes(request, tmp_path_factory):
 
 def read_stripes(stripes, monkeypatch):
     monkeypatch.setattr(records, "_READ_BATCH", 7)
-    return sources.read(stripes[0].name, stripes[0]._data_dir_root)
+    return read_tfds(stripes[0].name, stripes[0].data_dir_root)
 
 
 def test_images_of_tfds_are_read_and_colour_becomes_grey(stripes, monkeypatch, caplog):
@@ -250,6 +316,6 @@ def test_a_damaged_file_of_tfds_is_refused(stripes, monkeypatch, damage, words):
 
 
 def test_a_data_set_larger_than_memory_should_be_holds_is_refused_and_told_of_the_stream(stripes, monkeypatch):
-    monkeypatch.setattr(sources, "_memory", lambda: 4 * 63 * 6 * 5 - 4)
+    monkeypatch.setattr(arrays_in_memory, "most_bytes", lambda: 63 * 6 * 5 - 1)
     with pytest.raises(ConfigError, match=r"must fit into a quarter.*1,889 bytes, or be read with --stream.* of 1,890"):
         read_stripes(stripes, monkeypatch)

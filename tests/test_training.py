@@ -1,6 +1,7 @@
 """Training and recorder: both phases, what is kept of them, and that a killed run ends as an uninterrupted one."""
 
 import dataclasses
+import json
 import shutil
 import signal
 import types
@@ -9,13 +10,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_cli import contents
 
-from tf_ldiaf.config import ConfigError
-from tf_ldiaf.data import images as data
+from tf_ldiaf import data
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.layers.gates import most_probable_graph
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import checkpoints, evaluation, pictures, saved_model
-from tf_ldiaf.results.run_folder import RunFolder
+from tf_ldiaf.results.run_folder import RunFolder, best_row
 from tf_ldiaf.training import phases as training
 from tf_ldiaf.training import recorder
 from tf_ldiaf.training.recorder import Recorder
@@ -24,16 +26,17 @@ SMALL = {"limit_train": 128, "batch_size": 32, "learning_rate": 0.02}
 
 
 def train(folder):
-    """Begins or continues a run; the test images are not there at all."""
+    """Begins or continues a run."""
     config = folder.read_config()
-    training.train(config, data.load(config)._replace(test=None), folder)
+    training.train(config, data.load_training(config, config.seed), folder)
 
 
 def validate(folder, model):
     """The validation ELBO that the run would have written for `model`."""
     config = folder.read_config()
-    batches = data.evaluation_batches(data.load(config).valid, training._VALIDATION_BATCH)
-    return model.compile().evaluate(batches, verbose=0, return_dict=True)["elbo"]
+    batches = data.evaluation_batches(data.load_training(config, config.seed).valid, training._VALIDATION_BATCH)
+    model.compile(seed=config.seed)
+    return model.evaluate(batches, verbose=0, return_dict=True)["elbo"]
 
 
 def without_speed(rows):
@@ -109,7 +112,7 @@ def test_learned_gates_are_kept_per_epoch_and_then_fixed(run):
 
 
 def test_best_checkpoint_has_the_averaged_weights_of_the_best_epoch(run):
-    best = recorder.best_row(run.read_history(), "final")
+    best = best_row(run.read_history(), "final")
     assert validate(run, evaluation.load_best(run)) == pytest.approx(best["val_elbo"], abs=1e-3)
     last = validate(run, keras.models.load_model(run.last))
     assert abs(last - best["val_elbo"]) > 0.01  # what training goes on from is not averaged
@@ -119,7 +122,7 @@ def test_report_and_tensorboard_are_written(run):
     report = run.report_file.read_text()
     assert "# graph_vae on digits" in report
     assert f"python -m tf_ldiaf.evaluate --run_dir={run.path}" in report
-    assert f"{recorder.best_row(run.read_history(), 'final')['val_elbo']:.3f} nats" in report
+    assert f"{best_row(run.read_history(), 'final')['val_elbo']:.3f} nats" in report
     assert f"]({run.curves_file.name})" in report
     assert run.curves_file.read_bytes() == pictures.as_png(pictures.draw_curves(run.read_history()))
     for part in ("train", "validation"):
@@ -147,7 +150,7 @@ def test_a_graph_that_is_given_is_trained_with_at_once(tiny, tmp_path):
 
 def test_early_stopping_keeps_the_best_epoch(stopped):
     rows = stopped.read_history()
-    best = recorder.best_row(rows, "final")
+    best = best_row(rows, "final")
     assert len(rows) < 30
     assert rows[-1]["epoch"] == best["epoch"] + 2
     assert validate(stopped, evaluation.load_best(stopped)) == pytest.approx(best["val_elbo"], abs=1e-3)
@@ -173,8 +176,8 @@ def test_when_to_stop(values, patience, stop):
     earlier = [{"phase": "structure", "epoch": 9, "val_elbo": -1}]
     rows = earlier + [{"phase": "final", "epoch": i + 1, "val_elbo": value} for i, value in enumerate(values)]
     assert recorder.stopped_early(rows, "final", patience) is stop
-    assert recorder.best_row(rows, "final")["val_elbo"] == max(values)
-    assert recorder.best_row(earlier, "final") is None
+    assert best_row(rows, "final")["val_elbo"] == max(values)
+    assert best_row(earlier, "final") is None
 
 
 def stop(monkeypatch, phase, epoch, moment):
@@ -280,14 +283,10 @@ def shown(folder):
     return found
 
 
-def test_adamw_without_weight_decay_is_an_optimizer(tiny):
-    assert training.schedules.make_optimizer(tiny("vae", optimizer="adamw"), 10).weight_decay == 0
-
-
 def test_a_learning_rate_that_diverges_is_one_sentence(tiny, tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "run")
     folder.create(tiny("vae", **SMALL))
-    monkeypatch.setattr(training.schedules, "make_optimizer", lambda *_: keras.optimizers.SGD(1e30))
+    monkeypatch.setattr(training, "make_optimizer", lambda *_: keras.optimizers.SGD(1e30))
     with pytest.raises(
         ConfigError, match=r"must keep training finite.*elbo.*step [1-4] of the final phase \(epoch 1\)"
     ):
@@ -298,7 +297,7 @@ def test_a_learning_rate_that_diverges_is_one_sentence(tiny, tmp_path, monkeypat
 def test_skipped_steps_are_counted_in_the_history(tiny, tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create(tiny("vae", on_nonfinite="skip", steps_per_execution=1, **SMALL))
-    images = data.load(folder.read_config())._replace(test=None)
+    images = data.load_training(folder.read_config(), seed=0)
     train_images = images.train.astype("float32")
     train_images[5] = np.nan
     training.train(folder.read_config(), images._replace(train=train_images), folder)
@@ -311,16 +310,26 @@ def test_skipped_steps_are_counted_in_the_history(tiny, tmp_path):
 def test_a_run_may_go_on_with_other_handling_of_steps_that_are_not_finite(run, monkeypatch):
     monkeypatch.setattr(LDIAF, "fit", None)
     config = dataclasses.replace(run.read_config(), on_nonfinite="skip", data_dir="/elsewhere")
-    training.train(config, data.load(config)._replace(test=None), run)
+    training.train(config, data.load_training(config, config.seed), run)
 
 
-def test_settings_that_were_changed_by_hand_are_refused(run, tmp_path):
+@pytest.mark.parametrize(("name", "value"), [("node_dim", 3), ("num_nodes", 3), ("ema_decay", 0.0)])
+def test_a_checkpoint_of_other_settings_is_refused(run, tmp_path, name, value):
+    """config.json was changed by hand: weights of other shapes, fewer of them, and fewer of the optimizer's."""
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(run.path, folder.path)
-    text = folder.config_file.read_text()
-    folder.config_file.write_text(text.replace('"epochs": 2', '"epochs": 3'))
-    with pytest.raises(ConfigError, match=r"config\.json must have the settings.*, epochs 2. Received: epochs 3"):
+    info = folder.read_info()
+    info["settings"][name] = value
+    folder.config_file.write_text(json.dumps(info))
+    before = contents(folder.path)
+    with pytest.raises(ConfigError, match=r"last\.keras must be an undamaged checkpoint of the run's settings"):
         train(folder)
+    assert contents(folder.path) == before
+
+
+def test_a_run_goes_on_with_images_of_its_shape_only(run, tmp_path, images):
+    with pytest.raises(ConfigError, match=r"must hold a model of \(4, 8\) images, as digits has now. Received: .*8, 8"):
+        training.train(run.read_config(), data.TrainingImages(images(32, (4, 8)), images(9, (4, 8))), run)
 
 
 @pytest.mark.parametrize(
@@ -334,4 +343,4 @@ def test_settings_that_were_changed_by_hand_are_refused(run, tmp_path):
 def test_what_cannot_be_trained_is_known_before_a_folder_is_made(settings, num_devices, words, tiny, images):
     strategy = types.SimpleNamespace(num_replicas_in_sync=num_devices)
     with pytest.raises(ConfigError, match=words):
-        training.check(tiny(**settings), data.Images(*(images(9, (8, 6)) for _ in range(3))), strategy)
+        training.check(tiny(**settings), data.TrainingImages(images(9, (8, 6)), images(9, (8, 6))), strategy)

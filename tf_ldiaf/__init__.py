@@ -1,6 +1,9 @@
 """Variational autoencoders with a learned latent graph and inverse autoregressive flow posteriors.
 
-Public names: `Config` (every setting) and `LDIAF` (the Keras model).
+    LDIAF         the model, a Keras model with explicit arguments
+    Config        every setting of a training command
+    layers        its parts, each usable alone
+    data          from files to batches of images
 
 Symbols, everywhere:
     B batch, S importance samples, N latent nodes, D node_dim, X observed dimensions, T flow steps.
@@ -11,20 +14,22 @@ Signs: `elbo` is maximised; the loss is minus its mean.
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tf_ldiaf import data, layers
     from tf_ldiaf.config import Config
     from tf_ldiaf.model.ldiaf import LDIAF
 
 __version__ = "0.1.0"
-__all__ = ["LDIAF", "Config"]
-
-_HOMES = {"Config": "tf_ldiaf.config", "LDIAF": "tf_ldiaf.model.ldiaf"}
+__all__ = ["LDIAF", "Config", "data", "layers"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # TensorFlow is imported when the model is first asked for, not with the package.
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in ("data", "layers"):
+        return importlib.import_module(f"tf_ldiaf.{name}")
+    homes = {"Config": "tf_ldiaf.config", "LDIAF": "tf_ldiaf.model.ldiaf"}
+    if name in homes:
+        return getattr(importlib.import_module(homes[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.execution import compiled_programs, stopping
 
 # What TensorFlow says of itself on a machine where all is well.

@@ -29,7 +29,7 @@ def main() -> None:
     folder.read_config()  # a folder that is not a run is refused before TensorFlow is imported
     with cli.quiet_tensorflow() as request:
         from tf_ldiaf.execution import strategy as distribution
-        from tf_ldiaf.results import evaluation
+        from tf_ldiaf.results import evaluation, report
 
         strategy = distribution.make_strategy(flags.FLAGS.distribute, request.obey)
     started = time.monotonic()
@@ -42,7 +42,7 @@ def main() -> None:
             data_dir=flags.FLAGS.data_dir,
             strategy=strategy,
         )
-        print(evaluation.table(metrics))
+        print(report.metrics_table(metrics))
         if distribution.is_chief(strategy):
             write_atomically(folder.metrics_file, json.dumps(metrics, indent=2))
         print(f"{time.monotonic() - started:.0f} seconds; numbers in {folder.metrics_file}")

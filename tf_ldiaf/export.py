@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from tf_ldiaf import cli
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.results.run_folder import RunFolder
 
 flags.DEFINE_string("run_dir", "", "The folder of a trained run.")

@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from tf_ldiaf import cli
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError
 
 flags.DEFINE_string("saved_model", "", "A folder that tf_ldiaf.export wrote.")
 flags.DEFINE_integer("num", 64, "How many samples, or reconstructions at most.", lower_bound=1, upper_bound=10_000)

@@ -6,18 +6,20 @@ import dataclasses
 from absl import flags
 
 from tf_ldiaf import cli
-from tf_ldiaf.config import Config, ConfigError
+from tf_ldiaf.config import Config
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.flags import define_settings, given_settings
 from tf_ldiaf.results.run_folder import RunFolder
 
 flags.DEFINE_string("run_dir", "", "The run's folder (default: runs/METHOD-DATA-TIME).")
 flags.DEFINE_bool("resume", False, "Continue the run in --run_dir, with its settings.")
 flags.DEFINE_bool("overwrite", False, "Replace the run in --run_dir.")
-Config.define_flags()
+define_settings()
 
 
 def main() -> None:
     """Trains as the flags say."""
-    arguments, given = flags.FLAGS, Config.given_flags()
+    arguments, given = flags.FLAGS, given_settings()
     if arguments.resume:
         cli.required("run_dir")
         if arguments.overwrite:
@@ -37,14 +39,14 @@ def main() -> None:
         folder.check_new(arguments.overwrite)
 
     with cli.quiet_tensorflow() as request:
-        from tf_ldiaf.data import images as data
+        from tf_ldiaf import data
         from tf_ldiaf.execution import strategy as distribution
         from tf_ldiaf.training import phases as training
 
         strategy = distribution.make_strategy(config.distribute, request.obey)
     is_chief = distribution.is_chief(strategy)
     with folder.locked() if is_chief else contextlib.nullcontext():
-        images = data.load(config)
+        images = data.load_training(config, config.seed)
         training.check(config, images, strategy)
         if is_chief and not arguments.resume:
             folder.create(config)

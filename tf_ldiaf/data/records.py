@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError
 
 _READ_BATCH = 256
 # Records of a stream are permuted so many at a time: memory and mixing are bounded by it.
@@ -71,6 +71,18 @@ class Records:
     def then(self, function: Callable) -> typing.Self:
         """The same records with `function` applied to their images [n, H, W]."""
         return dataclasses.replace(self, decode=lambda records: function(self.decode(records)))
+
+    def only(self, is_good: Callable) -> typing.Self:
+        """The same records; one that has a pixel of which `is_good` is not true cannot be read."""
+        text = (
+            "training images are not only black and white, as others of the set are or --binarization=none needs them"
+        )
+
+        def checked(x):
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_good(x)), [text])]):
+                return tf.identity(x)
+
+        return self.then(checked)
 
     def held_out(self, fraction: float) -> tuple[typing.Self, typing.Self]:
         """The last records of each file, `fraction` of them, and the rest."""

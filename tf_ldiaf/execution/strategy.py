@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
-from tensorflow.python.eager import context
 
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.execution.private import coordinate_workers
 
 # How long workers wait for each other at the start, and how soon one that is gone is missed.
 _START_SECONDS = 120
@@ -46,16 +46,7 @@ def make_strategy(name: str, obey: Callable[[], None] = lambda: None) -> tf.dist
     spec = resolver.cluster_spec()
     if set(spec.jobs) != {"worker"} or resolver.task_type != "worker":
         raise ConfigError(f"TF_CONFIG must name workers only, this process among them. Received: {spec.as_dict()}.")
-    jobs = tf.compat.v1.ConfigProto().experimental.coordination_config.coordinated_job_list
-    jobs.add(name="worker", num_tasks=spec.num_tasks("worker"))
-    context.context().configure_coordination_service(
-        "standalone",
-        service_leader="/job:worker/replica:0/task:0",
-        cluster_register_timeout_in_ms=1000 * _START_SECONDS,
-        heartbeat_timeout_in_ms=1000 * _HEARTBEAT_SECONDS,
-        shutdown_barrier_timeout_in_ms=1000 * _END_SECONDS,
-        coordinated_jobs=list(jobs),
-    )
+    coordinate_workers(spec.num_tasks("worker"), _START_SECONDS, _HEARTBEAT_SECONDS, _END_SECONDS)
     if resolver.task_id == 0:
         _wait_for(spec.job_tasks("worker")[1:], obey)  # TensorFlow's first worker would wait for ever
     try:

@@ -1,0 +1,10 @@
+"""What has weights: Keras layers, each usable alone."""
+
+from tf_ldiaf.layers.flows import InverseAutoregressiveFlow
+from tf_ldiaf.layers.gates import Gates
+from tf_ldiaf.layers.latent_graph import LatentGraph
+from tf_ldiaf.layers.networks import GaussianNetworks
+from tf_ldiaf.layers.priors import MixturePrior
+from tf_ldiaf.layers.stacked import StackedDense
+
+__all__ = ["Gates", "GaussianNetworks", "InverseAutoregressiveFlow", "LatentGraph", "MixturePrior", "StackedDense"]

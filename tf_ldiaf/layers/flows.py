@@ -1,111 +1,114 @@
-"""Eq. iaf: masks, and the chains of inverse autoregressive steps of all nodes."""
+"""Inverse autoregressive flows as a Keras layer: the masked networks of all steps, and the TFP bijectors over them."""
 
-import functools
-import itertools
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tf_ldiaf.layers.stacked import StackedDense, dense_network, softplus
+from tf_ldiaf.layers.stacked import StackedDense, dense_network
+from tf_ldiaf.probability.iaf import autoregressive_masks, inverse_autoregressive_flow
 
-
-def autoregressive_masks(node_dim, hidden_units, reverse=False):
-    """0/1 masks that make a dense network autoregressive: output d sees inputs before d only.
-
-    Every unit has a degree; a hidden unit sees units of at most its degree, an output unit
-    those of strictly smaller degree.
-
-    Args:
-        node_dim: D, inputs, and outputs.
-        hidden_units: hidden widths.
-        reverse: whether "before" means a larger index.
-
-    Returns:
-        masks: one [inputs, outputs] array for each layer, the output layer last.
-
-    Source: Germain et al. 2015, MADE, arXiv 1502.03509, Eq. 8-9.
-    """
-    order = np.arange(1, node_dim + 1)
-    if reverse:
-        order = order[::-1]
-    # Hidden degrees 0 .. D-1, spread evenly: units of degree 0 see no input, and bring the context to the first output.
-    degrees = [order] + [np.arange(units) * node_dim // units for units in hidden_units]
-    hidden = [below[:, None] <= above[None, :] for below, above in itertools.pairwise(degrees)]
-    return [mask.astype("float32") for mask in [*hidden, degrees[-1][:, None] < order[None, :]]]
+tfb = tfp.bijectors
 
 
-class InverseAutoregressiveFlows(keras.layers.Layer):
-    """The chain of T steps that follows each node's Gaussian draw z_0.
+@keras.saving.register_keras_serializable("tf_ldiaf")
+class InverseAutoregressiveFlow(keras.layers.Layer):
+    """Flows of T steps that turn a Gaussian draw z_0 into z_T, given a context h; one flow, or one for each of N nodes.
 
-        Eq. iaf: z_t = s_t z_{t-1} + (1 - s_t) m_t, with s_t = sigmoid(gate_logit + 2), for t = 1 .. T
-        Eq. density: log q(z_T) = log N(z_0; loc, scale) - sum_t sum_d log s_t,d
+    (m_t, gate_logit) of Eq. iaf = net_t(z_{t-1}, h): a dense network whose masks let output d see z before d only, and
+    all of h, which enters the first layer. The order of the dimensions is reversed between steps.
 
-    (m_t, gate_logit) = net_t(z_{t-1}, h): a dense network whose masks let output d depend on z before d only,
-    and on all of the context h, which enters the first layer. The order of the dimensions is reversed between steps.
+    The layer is used in either of two ways. `flow.bijector(context)` is a TFP bijector, for a
+    `tfd.TransformedDistribution`. `z, log_det = flow(z_0, context)` is its forward pass on tensors.
 
     Args:
-        num_nodes: N.
-        node_dim: D.
+        node_dim: D, the dimensions of z.
+        context_dim: H, the width of h.
         num_steps: T.
         units: hidden widths of each step's masked network.
-        context_dim: H.
+        num_nodes: N, the number of flows.
 
-    Source: Kingma et al. 2016, arXiv 1606.04934, Eq. 10-14 and Algorithm 1; Germain et al. 2015, arXiv 1502.03509.
+    Source: Kingma et al. 2016, arXiv 1606.04934; Germain et al. 2015, arXiv 1502.03509.
+
+    Example:
+
+        >>> import tensorflow as tf, tensorflow_probability as tfp
+        >>> from tf_ldiaf.layers import InverseAutoregressiveFlow
+        >>> flow = InverseAutoregressiveFlow(node_dim=2, context_dim=3, units=(16,))
+        >>> base = tfp.distributions.MultivariateNormalDiag(tf.zeros([4, 2]))
+        >>> posterior = tfp.distributions.TransformedDistribution(base, flow.bijector(tf.ones([4, 3])))
+        >>> posterior.sample(5).shape
+        TensorShape([5, 4, 2])
     """
 
-    def __init__(self, num_nodes, node_dim, num_steps, units, context_dim, **kwargs):
+    def __init__(
+        self,
+        node_dim: int,
+        context_dim: int,
+        num_steps: int = 2,
+        units: Sequence[int] = (64, 64),
+        num_nodes: int = 1,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.num_steps, num = num_steps, num_nodes * num_steps
+        if num_steps < 1 or not units:
+            raise ValueError(
+                f"num_steps must be at least 1 and units must name a width. Received: {num_steps} and {tuple(units)}."
+            )
+        self.node_dim, self.context_dim, self.num_steps = node_dim, context_dim, num_steps
+        self.units, self.num_nodes = tuple(units), num_nodes
         steps = [autoregressive_masks(node_dim, units, reverse=t % 2 == 1) for t in range(num_steps)]
         *hidden, last = [np.stack(masks) for masks in zip(*steps, strict=True)]  # [T, in, out]
         self.masks = [*hidden, np.concatenate([last, last], axis=-1)]  # m and gate_logit
-        widths = [node_dim, *units, 2 * node_dim]
         # Near the identity at the start: the last layer's outputs are small.
         scales = [1.0] * len(units) + [0.01]
+        num = num_nodes * num_steps
         self.stack = [
-            StackedDense([below] * num, width, _uniform(scale), name=f"dense_{i}")
-            for i, (below, width, scale) in enumerate(zip(widths[:-1], widths[1:], scales, strict=True))
+            StackedDense(num, width, _uniform(scale), name=f"dense_{i}")
+            for i, (width, scale) in enumerate(zip([*units, 2 * node_dim], scales, strict=True))
         ]
-        self.context = StackedDense([context_dim] * num, units[0], _uniform(1.0), use_bias=False, name="context")
+        self.context = StackedDense(num, units[0], _uniform(1.0), use_bias=False, name="context")
 
-    def build(self, input_shape=None):
-        for layer in [*self.stack, self.context]:
-            layer.build()
+    def build(self, *input_shapes):
+        width = self.node_dim
+        for layer in self.stack:
+            layer.build((None, width))
+            width = layer.units
+        self.context.build((None, self.context_dim))
         self.built = True
 
-    def of_one(self, contexts):
-        """A function of a node's index to its chain: T functions from z_{t-1} to (z_t, log s_t), see `run_chain`.
+    def call(self, z_0: tf.Tensor, context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """z_T [..., B, D] and log |det dz_T/dz_0| [..., B] of the first node's flow, from z_0 and h [B, H]."""
+        bijector = self.bijector(context)
+        return bijector.forward(z_0), bijector.forward_log_det_jacobian(z_0, event_ndims=1)
+
+    def bijector(self, context: tf.Tensor) -> tfb.Chain:
+        """The first node's flow as a TFP bijector on [..., B, D], for h [B, H]."""
+        return self.bijectors(tf.convert_to_tensor(context)[tf.newaxis])(0)
+
+    def bijectors(self, contexts: tf.Tensor) -> Callable[[tf.Tensor | int], tfb.Chain]:
+        """The flows of all nodes, for the context of each.
 
         Args:
             contexts: h of each node, [N, B, H].
+
+        Returns:
+            a function of a node's index, which may be a tensor, to its flow.
         """
+        if not self.built:
+            self.build()
         (kernel, bias), *rest = [layer.weights_of(mask) for layer, mask in zip(self.stack, self.masks, strict=True)]
         repeated = tf.repeat(contexts, self.num_steps, axis=0)
         weights = [(kernel, bias + tf.matmul(repeated, tf.convert_to_tensor(self.context.kernel))), *rest]
-        return lambda n: [functools.partial(_step, weights, n * self.num_steps + t) for t in range(self.num_steps)]
+
+        def network(i):
+            return lambda z: tf.split(dense_network(weights, z, i), 2, axis=-1)
+
+        return lambda n: inverse_autoregressive_flow([network(n * self.num_steps + t) for t in range(self.num_steps)])
+
 
 
 def _uniform(scale):
-    return functools.partial(keras.initializers.VarianceScaling, scale, "fan_avg", "uniform")
-
-
-def _step(weights, i, z):
-    """Step i of all steps of all nodes: z_t and log s_t, both [..., B, D]."""
-    outputs = dense_network(weights, z, i)
-    shift, gate_logit = tf.split(outputs, 2, axis=-1)
-    log_s = -softplus(-gate_logit - 2.0)
-    s = tf.exp(log_s)
-    return shift + s * (z - shift), log_s
-
-
-def run_chain(steps, z):
-    """z_T and sum_t log s_t, both [..., B, D], of one node's chain and z_0 [..., B, D].
-
-    The sum of the latter over D is log |det dz_T/dz_0|.
-    """
-    log_s = tf.zeros_like(z)
-    for step in steps:
-        z, log_s_t = step(z)
-        log_s += log_s_t
-    return z, log_s
+    return keras.initializers.VarianceScaling(scale, "fan_avg", "uniform")

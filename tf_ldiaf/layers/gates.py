@@ -1,6 +1,6 @@
 """Eq. gate: which latent node may depend on which."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -23,27 +23,40 @@ def all_gates_open(num_nodes: int) -> np.ndarray:
     return np.triu(np.ones((num_nodes, num_nodes), "float32"), k=1)
 
 
-def adjacency_of(num_nodes: int, edges) -> np.ndarray:
+def adjacency_of(num_nodes: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
     """The graph of given edges.
 
     Args:
         num_nodes: N.
-        edges: pairs (parent, child) of node numbers in 1 .. N.
+        edges: pairs (parent, child) of node numbers, with N >= parent > child >= 1.
 
     Returns:
         adjacency: [N, N] of 0 and 1, adjacency[child, parent].
+
+    Raises:
+        ValueError: something else than such pairs.
     """
     adjacency = np.zeros((num_nodes, num_nodes), "float32")
-    for parent, child in edges:
+    for edge in edges:
+        parent, child = edge if isinstance(edge, (tuple, list)) and len(edge) == 2 else (0, 0)
+        if not (isinstance(parent, (int, np.integer)) and num_nodes >= parent > child >= 1):
+            raise ValueError(
+                f"edges must be pairs (parent, child) of node numbers with {num_nodes} >= parent > child >= 1. "
+                f"Received: {edge}."
+            )
         adjacency[child - 1, parent - 1] = 1
     return adjacency
 
 
-def most_probable_graph(gate_probs):
+def edges_of(adjacency: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs (parent, child) of a graph; the inverse of `adjacency_of`."""
+    return [(int(parent) + 1, int(child) + 1) for child, parent in np.argwhere(np.asarray(adjacency) > 0)]
+
+
+def most_probable_graph(gate_probs) -> np.ndarray:
     """adjacency from gate_probs, both [N, N]: open where open is at least as probable as shut."""
-    gate_probs = tf.convert_to_tensor(gate_probs, tf.float32)
-    num_nodes: Any = gate_probs.shape[0]
-    return all_gates_open(num_nodes) * tf.cast(gate_probs >= 0.5, tf.float32)
+    gate_probs = np.asarray(gate_probs)
+    return all_gates_open(len(gate_probs)) * (gate_probs >= 0.5).astype("float32")
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
@@ -56,31 +69,24 @@ class Gates(keras.layers.Layer):
 
     Args:
         num_nodes: N.
+        edges: pairs (parent, child) of node numbers, to fix the gates; None to learn them.
         initial_prob: gate probability before learning, in [0.05, 0.95]. High, because a gate that opens and shuts
             makes its node's prior noisy; the node collapses, and edges of a node that says nothing are worth nothing.
-        adjacency: [N, N] of 0 and 1, strictly upper triangular, to fix the gates; None to learn them.
 
     Raises:
-        ValueError: an adjacency of another shape, with other values, or with a parent that is not after its child.
+        ValueError: edges that are no such pairs, see `adjacency_of`.
 
     Source: He et al. 2019 (VAEs with jointly optimized latent dependency structure), Eq. 6; the relaxation
         is Maddison et al. 2017, arXiv 1611.00712.
     """
 
-    def __init__(self, num_nodes, initial_prob, adjacency=None, **kwargs):
+    def __init__(
+        self, num_nodes: int, edges: Sequence[tuple[int, int]] | None = None, initial_prob: float = 0.95, **kwargs
+    ):
         super().__init__(**kwargs)
-        self.num_nodes = num_nodes
-        self.initial_prob = initial_prob
+        self.num_nodes, self.initial_prob = num_nodes, initial_prob
         self.possible = all_gates_open(num_nodes)
-        self.fixed = None if adjacency is None else self._checked(np.asarray(adjacency, "float32"))
-
-    def _checked(self, adjacency):
-        expected = f"a {self.num_nodes} x {self.num_nodes} matrix of 0 and 1 with ones above the diagonal only"
-        if adjacency.shape != self.possible.shape:
-            raise ValueError(f"adjacency must be {expected}. Received shape: {adjacency.shape}.")
-        if not np.isin(adjacency, (0, 1)).all() or (adjacency > self.possible).any():
-            raise ValueError(f"adjacency must be {expected}. Received: {adjacency.tolist()}.")
-        return adjacency
+        self.fixed = None if edges is None else adjacency_of(num_nodes, edges)
 
     def build(self, input_shape=None):
         if self.fixed is None:
@@ -95,21 +101,21 @@ class Gates(keras.layers.Layer):
         self.built = True
 
     @property
-    def gate_logits(self):
+    def gate_logits(self) -> tf.Tensor:
         """[N, N]; of the gates that can be, those above the diagonal."""
         return _RATE * tf.convert_to_tensor(self.scaled_logits)
 
-    def probs(self):
+    def probs(self) -> tf.Tensor:
         """gate_probs: [N, N], 0 where no gate can be; the adjacency itself once it is fixed."""
         if self.fixed is not None:
             return tf.constant(self.fixed)
         return tf.constant(self.possible) * tf.sigmoid(self.gate_logits)
 
-    def adjacency(self):
-        """The most probable graph: [N, N] of 0 and 1, see `most_probable_graph`."""
-        return most_probable_graph(self.probs())
+    def adjacency(self) -> tf.Tensor:
+        """The most probable graph: [N, N] of 0 and 1, open where open is at least as probable as shut."""
+        return tf.constant(self.possible) * tf.cast(self.probs() >= 0.5, tf.float32)
 
-    def sample(self, shape, temperature, seed):
+    def sample(self, shape: Sequence[int | tf.Tensor], temperature: float | tf.Tensor, seed) -> tf.Tensor:
         """Relaxed gates.
 
         Args:
@@ -125,11 +131,3 @@ class Gates(keras.layers.Layer):
         logistic = tf.math.log(draws) - tf.math.log1p(-draws)
         relaxed = tf.sigmoid((self.gate_logits + logistic) / temperature)
         return tf.constant(self.possible) * relaxed
-
-    def get_config(self):
-        fixed = None if self.fixed is None else self.fixed.tolist()
-        return super().get_config() | {
-            "num_nodes": self.num_nodes,
-            "initial_prob": self.initial_prob,
-            "adjacency": fixed,
-        }

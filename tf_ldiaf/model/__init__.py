@@ -1,0 +1,1 @@
+"""The model: what it computes (ldiaf), how Keras fits it (trainer), and its bounds from many samples (estimator)."""

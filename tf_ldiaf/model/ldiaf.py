@@ -1,216 +1,186 @@
-"""LDIAF: the generative model p(x, z), its posterior q(z given x), and how both are trained and used."""
+"""LDIAF: the generative model p(x, z) and its posterior q(z given x)."""
 
-import typing
+import math
+from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tf_ldiaf.config import Config
+from tf_ldiaf.config import Config, ModelSettings
+from tf_ldiaf.layers.encoders import make_decoder, make_encoder
+from tf_ldiaf.layers.gates import Gates, edges_of
+from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
 from tf_ldiaf.layers.latent_graph import LatentGraph
-from tf_ldiaf.layers.networks import make_decoder, make_encoder
-from tf_ldiaf.layers.stacked import softplus
-from tf_ldiaf.model import schedules
-from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps, TermMeans
+from tf_ldiaf.model.estimator import importance_weighted
+from tf_ldiaf.model.trainer import Trainer
 from tf_ldiaf.probability.bounds import Terms
-from tf_ldiaf.probability.noise import bernoulli
+from tf_ldiaf.probability.likelihoods import Bernoulli
 
-# Importance samples are drawn so many rows (samples x images) at a time: memory does not grow with S.
-_ROWS_PER_PASS = 4096
+tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-class LDIAF(keras.Model):
+class LDIAF(Trainer):
     """Variational autoencoder with a learned latent graph and flow posteriors.
 
-    p(x given z) is a decoder's Bernoulli for each pixel; p(z) and q(z given x) are those of a `LatentGraph`.
+    p(x given z) is a decoder's Bernoulli for each pixel. p(z) and q(z given x) are those of a `LatentGraph`. All three
+    are TFP distributions: `prior()`, `posterior(x)`, `likelihood(z)`.
 
     Called with images it returns `Terms`. It is a plain Keras model otherwise: `compile`, `fit`,
     `evaluate`, `save`, `keras.models.load_model`.
 
     Args:
-        config: a `Config`.
-        adjacency: [N, N] of 0 and 1 with adjacency[child, parent], to fix the gates. None: the gates are
-            learned, or those of the config if it has a graph.
+        num_nodes: N.
+        node_dim: D, dimensions of each node.
+        num_flow_steps: T, inverse autoregressive steps of each node's posterior; 0 for none.
+        edges: pairs (parent, child) of node numbers, to fix the graph. None: the gates are learned.
+        encoder: a Keras model from images to features [B, F]; None for a network of `encoder_units`.
+        decoder: a Keras model from latents [B, N * D] or [B, N, D] to a logit for each pixel; None for a network of
+            `decoder_units`.
+        encoder_units, decoder_units, channels: of the package's own encoder and decoder, see `make_encoder`.
+        node_units, flow_units, context_dim, root_components, initial_gate_prob: see `LatentGraph`.
 
-    Images everywhere are [B, ...] with pixels in {0, 1}; what follows B is fixed by the first batch. Only training
-    images are grey, uint8 in 0-255 or float in 0-1, where the config's binarisation is dynamic: each step draws anew.
+    Images everywhere are [B, ...] with pixels in {0, 1}. What follows B is fixed by the first batch. An encoder of one's
+    own gets them in the shape of its input, if that has as many pixels. Training images may be grey, see `compile`.
 
     Source: the report "Latent Dependency Structure + Flow IAF optimization on Variational Autoencoder",
         after He et al. 2019 and Kingma et al. 2016 (arXiv 1606.04934).
+
+    Example:
+
+        >>> import numpy as np, tf_ldiaf
+        >>> x = np.random.default_rng(0).integers(0, 2, (8, 4, 4))
+        >>> model = tf_ldiaf.LDIAF(num_nodes=2, node_dim=3, num_flow_steps=1, encoder_units=[8], decoder_units=[8])
+        >>> z = model.posterior(x).sample(5, seed=0)
+        >>> z.shape, model.likelihood(z).log_prob(x).shape
+        (TensorShape([5, 8, 2, 3]), TensorShape([5, 8]))
     """
 
-    def __init__(self, config: Config, adjacency=None, **kwargs):
+    def __init__(
+        self,
+        num_nodes: int = 5,
+        node_dim: int = 16,
+        num_flow_steps: int = 2,
+        *,
+        edges: Sequence[tuple[int, int]] | None = None,
+        encoder: keras.Model | None = None,
+        decoder: keras.Model | None = None,
+        encoder_units: Sequence[int] = ModelSettings.encoder_units,
+        decoder_units: Sequence[int] = ModelSettings.decoder_units,
+        channels: Sequence[int] = ModelSettings.channels,
+        node_units: Sequence[int] = ModelSettings.node_units,
+        flow_units: Sequence[int] = ModelSettings.flow_units,
+        context_dim: int = ModelSettings.context_dim,
+        root_components: int = ModelSettings.root_components,
+        initial_gate_prob: float = ModelSettings.initial_gate_prob,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.config = config
-        self.graph = LatentGraph(config, adjacency, name="graph")
-        nodes = [f"kl_node_{n + 1}" for n in range(config.num_nodes)]
-        self.term_means = TermMeans(["elbo", "reconstruction", "kl", *nodes, "gradient_norm"])
-        self.nonfinite_steps = NonFiniteSteps(self.term_means.names)
-        self.active_units = ActiveUnits((config.num_nodes, config.node_dim))
-        self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
-        self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
-        self.evaluated_images = keras.metrics.Sum(name="evaluated_images")
+        self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
+        self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
+        self.own_encoder, self.own_decoder = encoder is not None, decoder is not None
+        self.encoder, self.decoder = encoder, decoder
+        self.graph = LatentGraph(
+            *(num_nodes, node_dim, num_flow_steps, edges, node_units, flow_units, context_dim),
+            *(root_components, initial_gate_prob),
+            name="graph",
+        )
+        self.make_metrics()
+
+    @classmethod
+    def from_settings(cls, settings: Config, edges: Sequence[tuple[int, int]] | None = None) -> "LDIAF":
+        """The model of a `Config`, whose further settings are for its training.
+
+        Args:
+            settings: a `Config`.
+            edges: the learned graph, for the final phase. None: the settings' own edges, or gates that are learned.
+        """
+        names = ["num_nodes", "node_dim", "num_flow_steps", "encoder_units", "decoder_units", "channels", "node_units"]
+        names += ["flow_units", "context_dim", "root_components", "initial_gate_prob"]
+        edges = settings.fixed_edges if edges is None else edges
+        return cls(**{name: getattr(settings, name) for name in names}, edges=edges)
 
     # Keras's contract
 
     def build(self, input_shape):
         self.image_shape = tuple(input_shape[1:])
-        self.num_pixels = int(np.prod(self.image_shape))
-        config = self.config
-        self.encoder = make_encoder(config.encoder_units, config.channels, self.image_shape)
-        self.decoder = make_decoder(config.decoder_units, config.channels, self.image_shape)
-        self.graph.build()
-        self.encoder.build((None, self.num_pixels))
-        self.decoder.build((None, config.num_nodes * config.node_dim))
+        self.num_pixels = math.prod(self.image_shape)
+        if self.encoder is None:
+            self.encoder = make_encoder(self.encoder_units, self.channels, self.image_shape)
+            self.encoder.build((None, self.num_pixels))
+        if self.decoder is None:
+            self.decoder = make_decoder(self.decoder_units, self.channels, self.image_shape)
+            self.decoder.build((None, self.num_nodes * self.node_dim))
+        self.encoder_input = self._input_shape_of("encoder", self.image_shape)
+        self.decoder_input = self._input_shape_of("decoder", (self.num_nodes * self.node_dim,))
+        features, logits = (
+            network(keras.KerasTensor((None, *shape))).shape[1:]
+            for network, shape in ((self.encoder, self.encoder_input), (self.decoder, self.decoder_input))
+        )
+        if len(features) != 1 or features[0] is None:
+            raise ValueError(f"encoder must give features [B, F]. Received: one that gives {(None, *features)}.")
+        if None in logits or math.prod(logits) != self.num_pixels:
+            raise ValueError(
+                f"decoder must give a logit for each of the {self.num_pixels} pixels of images {self.image_shape}. "
+                f"Received: one that gives {(None, *logits)}."
+            )
+        self.graph.build((None, *features))
         self.built = True
 
+    def _input_shape_of(self, name, shape):
+        """What the network takes for each image or latent: the input shape that it was built with, or `shape`."""
+        network = getattr(self, name)
+        own = getattr(network, "input_shape", None) if network.built else None
+        if not isinstance(own, tuple) or None in own[1:]:
+            return shape
+        if math.prod(own[1:]) != math.prod(shape):
+            raise ValueError(
+                f"{name} must take {math.prod(shape)} numbers for each image, of shape {shape}. "
+                f"Received: one that takes {own[1:]}."
+            )
+        return own[1:]
+
     @property
-    def gates(self):
+    def gates(self) -> Gates:
         """The gates of the latent graph."""
         return self.graph.gates
 
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """Pairs (parent, child): the fixed graph, or the most probable one while gates are learned."""
+        return edges_of(self.gates.adjacency().numpy())
+
     def get_config(self):
-        return {"config": self.config.to_json(), "adjacency": self.gates.get_config()["adjacency"], "name": self.name}
+        own = {"encoder": self.own_encoder, "decoder": self.own_decoder}
+        networks = {
+            name: keras.saving.serialize_keras_object(getattr(self, name)) if is_own else None
+            for name, is_own in own.items()
+        }
+        graph = self.graph.get_config()
+        graph = {name: graph[name] for name in graph if name not in ("name", "trainable", "dtype")}
+        units = {name: getattr(self, name) for name in ("encoder_units", "decoder_units", "channels")}
+        return {"name": self.name, **graph, **units, **networks}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(Config.from_json(config["config"]), config["adjacency"], name=config["name"])
+        networks = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("encoder", "decoder")
+            if config[name] is not None
+        }
+        edges = config["edges"]
+        return cls(**config | networks | {"edges": edges if edges is None else [tuple(edge) for edge in edges]})
 
-    def compile(self, optimizer=None, jit_compile=None, **kwargs):
-        """As Keras's, but returns the model, and takes its defaults from the config.
-
-        The learning rate of the default optimizer is constant: a schedule needs to know the number of steps. Weight
-        decay is for kernels only.
-        """
-        optimizer = schedules.make_optimizer(self.config) if optimizer is None else keras.optimizers.get(optimizer)
-        if not optimizer.built:
-            # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
-            optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias", "component"])
-        # Keras would add up the replicas' gradients; `_step` has to do so before, because it clips their sum.
-        optimizer._all_reduce_sum_gradients = list
-        jit_compile = self.config.jit_compile if jit_compile is None else jit_compile
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            jit_compile = False  # XLA has no collectives on a CPU; what needs none is compiled by `on_replica`
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        return self
-
-    def compile_from_config(self, config):
-        self.compile(keras.saving.deserialize_keras_object(config)["optimizer"])
-        self.optimizer.build(self.trainable_variables)
-
-    def fit(self, x=None, *args, callbacks=None, **kwargs):
-        """As Keras's; temperature and KL weight follow the epoch, and averaged weights are what is validated."""
-        if self.built and self.compiled:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
-        averaging = [keras.callbacks.SwapEMAWeights()] if self.compiled and self.optimizer.use_ema else []
-        # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        kwargs.setdefault("shuffle", not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)))
-        return super().fit(x, *args, callbacks=[schedules.EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Keras would take a batch from several workers to build layers, and fails on tuples. `build` is enough."""
-
-    def train_step(self, data):
-        """One step on images [B, ...]; or on a launch of `data.training_launches`, one step on each of its batches.
-
-        A launch is one XLA program: its loop keeps the weights in place, and is entered once.
-        """
-        x, num_steps, weight = keras.utils.unpack_x_y_sample_weight(data)
-        if num_steps is None or len(num_steps.shape):
-            self._step(x, weight)
-        else:
-            tf.while_loop(lambda i: i < num_steps, lambda i: (self._step(x[i]), i + 1)[1:], [0])
-        if self.gates.fixed is not None:
-            return self._shown()
-        return self._shown(temperature=tf.convert_to_tensor(self.temperature))
-
-    def _step(self, x, weight=None):
-        step = tf.cast(self.optimizer.iterations, tf.int32)
-        gradients, values = self.on_replica(self._gradients, x, weight, step)
-        share_bad = self._share_bad(values)
-        replica: typing.Any = tf.distribute.get_replica_context()
-        if replica.num_replicas_in_sync > 1:
-            gradients, share_bad = replica.all_reduce(tf.distribute.ReduceOp.MEAN, (gradients, share_bad))
-        gradients, norm = schedules.clip(gradients, self.config.clip_norm)
-        values = self._with_norm(values, norm)
-        is_bad = tf.concat([share_bad > 0.0, [tf.logical_not(tf.math.is_finite(norm))]], axis=0)
-        self.nonfinite_steps.update_state(is_bad, step)
-        if self.config.on_nonfinite == "skip":
-            tf.cond(tf.reduce_any(is_bad), lambda: None, lambda: self._learn(gradients, values, weight))
-        else:
-            self._learn(gradients, values, weight)
-
-    def on_replica(self, function, *arguments):
-        """`function(*arguments)`, which needs no other replica; compiled if it is not part of a larger program."""
-        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-            return function(*arguments)
-        compiled = tf.function(function, jit_compile=self.config.jit_compile, autograph=False)
-        return tf.nest.map_structure(tf.identity, compiled(*arguments))  # tensors that know their device
-
-    def _gradients(self, x, weight, step):
-        """Of the loss, for each trainable variable; and the `_values` that go with them."""
-        seed = tf.random.fold_in([self.config.seed, 0], step)
-        if self.config.binarization == "dynamic":
-            x = bernoulli(x, tf.random.fold_in([self.config.seed, 6], step))
-        with tf.GradientTape() as tape:
-            terms = self(x, seed=seed, training=True)
-            elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))
-            loss = -tf.reduce_mean(elbo if weight is None else elbo * weight)
-            if self.gates.fixed is None:
-                # Not from the start: an edge is worth nothing before its network has learned to use it.
-                price = self.config.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))
-                loss += price * tf.reduce_sum(self.gates.probs())
-        return tape.gradient(loss, [v.value for v in self.trainable_variables]), self._values(terms)
-
-    def _learn(self, gradients, values, weight):
-        self.optimizer.apply(gradients, self.trainable_variables)
-        self.term_means.update_state(values, weight)
-
-    def test_step(self, data):
-        x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
-        so_far, num = tf.cast(self.evaluated_images.total.value, tf.int32), tf.shape(x)[0]  # by this replica
-        self.evaluated_images.update_state(tf.cast(num, tf.float32))
-        first_image = so_far * tf.distribute.get_strategy().num_replicas_in_sync
-        values, innovations = self.on_replica(self._validate, x, first_image)
-        self.term_means.update_state(values, weight)
-        self.active_units.update_state(innovations, weight)
-        return self._shown(active_units=self.active_units.result())
-
-    def _validate(self, x, first_image):
-        bottom_up = self.infer(x)
-        terms = self._terms(x, bottom_up, [self.config.seed, 1], 1, first=(0, first_image))
-        values = self._with_norm(self._values(terms), 0.0)
-        return values, self.codes_and_innovations(bottom_up)[1]
-
-    def _shown(self, **logs):
-        """What Keras shows: some of `term_means`, and `logs`."""
-        means = self.term_means.result()
-        logs |= {name: means[name] for name in ("elbo", "reconstruction", "kl")}
-        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
-            # Keras takes the mean over an axis of what workers return (keras issue 20585).
-            logs = {name: value[tf.newaxis] for name, value in logs.items()}
-        return logs
-
-    def _values(self, terms):
-        """What `term_means` averages but the gradient's norm: [names - 1, B]."""
-        kl = tf.reduce_mean(terms.kl_per_node(), axis=0)
-        elbo, reconstruction = tf.reduce_mean(terms.elbo(), axis=0), tf.reduce_mean(terms.log_likelihood, axis=0)
-        return tf.stack([elbo, reconstruction, tf.reduce_sum(kl, axis=-1), *tf.unstack(kl, axis=-1)])
-
-    @staticmethod
-    def _with_norm(values, gradient_norm):
-        return tf.concat([values, tf.fill([1, tf.shape(values)[1]], gradient_norm)], axis=0)
-
-    @staticmethod
-    def _share_bad(values):
-        """Of each term, the share of images where it is infinite or not a number."""
-        return 1.0 - tf.reduce_mean(tf.cast(tf.math.is_finite(values), tf.float32), axis=1)
+    @property
+    def loops_can_be_compiled(self) -> bool:
+        """Whether XLA may compile loops around encoder and decoder. On a CPU it computes convolutions in loops slowly."""
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        return on_gpu or not (self.own_encoder or self.own_decoder or self.channels)
 
     # Prior, posterior, likelihood
 
-    def call(self, x, seed=(0, 0), num_samples=1, training=False):
+    def call(self, x, seed=(0, 0), num_samples=1, training=False) -> Terms:
         """Draws z from the posterior and evaluates every term.
 
         Args:
@@ -222,54 +192,62 @@ class LDIAF(keras.Model):
         Returns:
             `Terms` of S draws.
         """
-        return self._terms(x, self.infer(x), seed, num_samples, training)
+        return self.terms(x, self.features(x), seed, num_samples, training)
 
-    def infer(self, x):
-        """The bottom-up pass, once per image: the `GaussianParameters` of all nodes, [N, B, ...]."""
+    def prior(self) -> LatentPrior:
+        """p(z), with batch shape [] and event shape [N, D]."""
+        self._check_built("prior")
+        return self.graph.prior()
+
+    def posterior(self, x) -> LatentPosterior:
+        """q(z given x) of images x [B, ...], with batch shape [B] and event shape [N, D]."""
+        return self.graph.posterior(self.features(x))
+
+    def likelihood(self, z) -> tfd.Independent:
+        """p(x given z) of latents z [..., N, D], with batch shape [...] and the images' event shape."""
+        self._check_built("likelihood")
+        z = tf.convert_to_tensor(z)
+        logits = self.decoder(tf.reshape(z, [-1, *self.decoder_input]))
+        logits = tf.reshape(logits, tf.concat([tf.shape(z)[:-2], self.image_shape], axis=0))
+        logits = tf.ensure_shape(logits, [*z.shape[:-2], *self.image_shape])
+        return tfd.Independent(Bernoulli(logits=logits, dtype=tf.float32), len(self.image_shape))
+
+    def features(self, x) -> tf.Tensor:
+        """What the encoder says of images x [B, ...]: [B, F].
+
+        Raises:
+            ValueError: images of another size than those that the model was built for.
+        """
+        x = tf.cast(x, tf.float32)
         if not self.built:
             self.build(x.shape)
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"x must be images of shape {self.image_shape}. Received: {tuple(x.shape[1:])}.")
-        return self.graph.infer(self.encoder(self._flat(x)))
+        return self.encoder(tf.reshape(x, [-1, *self.encoder_input]))
 
-    def _flat(self, x):
-        return tf.reshape(tf.cast(x, tf.float32), [-1, self.num_pixels])
-
-    def _terms(self, x, bottom_up, seed, num_samples, training=False, first=(0, 0)):
-        flat = self._flat(x)
-        shape = (num_samples, tf.shape(flat)[0])
+    def terms(self, x, features, seed, num_samples, training=False, first=(0, 0)) -> Terms:
+        """`call` for images whose features are known; `first` as in `noise.uniform`."""
+        shape = (num_samples, tf.shape(features)[0])
         gate_seed, noise_seed = tf.unstack(tf.random.split(seed))
-        learning = training and self.gates.fixed is None
-        temperature = tf.convert_to_tensor(self.temperature) if learning else None
-        gates = self.graph.draw_gates(shape, temperature, gate_seed)
-        drawn = self.graph.posterior(bottom_up, gates, self.graph.noise(shape, noise_seed, first))
-        logits = self._logits(drawn.z)
+        temperature = tf.convert_to_tensor(self.temperature) if training else None
+        posterior = self.graph.posterior(features, self.graph.draw_gates(shape, temperature, gate_seed))
+        drawn = posterior.from_noise(self.graph.noise(shape, noise_seed, first))
         return Terms(
-            log_likelihood=tf.reduce_sum(flat * logits - softplus(logits), axis=-1),
+            log_likelihood=self.likelihood(drawn.z).log_prob(tf.cast(x, tf.float32)),
             log_prior=drawn.log_prior,
             log_posterior=drawn.log_posterior,
             latents=drawn.z,
         )
 
-    def _logits(self, latents):
-        """Of p(x given z): [S, B, X] from [S, B, N, D]."""
-        rows = tf.reshape(latents, [-1, self.config.num_nodes * self.config.node_dim])
-        return tf.reshape(self.decoder(rows), tf.concat([tf.shape(latents)[:-2], [self.num_pixels]], axis=0))
-
-    def _decode(self, latents, seed):
-        """A picture of p(x given z): its means, and a draw."""
-        import tensorflow_probability as tfp  # takes 0.6 s, which training need not wait for
-
-        likelihood = tfp.distributions.Bernoulli(logits=self._logits(latents), dtype=tf.float32)
-        shape = (-1, *self.image_shape)
-        return {
-            "probs": tf.reshape(likelihood.probs_parameter(), shape),
-            "images": tf.reshape(likelihood.sample(seed=seed), shape),
-        }
+    def _check_built(self, name):
+        if not self.built:
+            raise ValueError(
+                f"{name} needs a model that knows the size of its images. Received: one that saw none yet."
+            )
 
     # What a trained model is used for
 
-    def sample(self, num, seed=0):
+    def sample(self, num, seed=0) -> dict[str, tf.Tensor]:
         """Draws images from the prior.
 
         Args:
@@ -283,15 +261,11 @@ class LDIAF(keras.Model):
         Raises:
             ValueError: the model was neither fitted, loaded, called nor built.
         """
-        if not self.built:
-            raise ValueError("sample needs a model that knows the size of its images. Received: one that saw none yet.")
+        self._check_built("sample")
         noise_seed, image_seed = tf.unstack(tf.random.split([seed, 2]))
-        shape = (1, tf.cast(num, tf.int32))
-        gates, noise = self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed)
-        latents = self.graph.prior(gates, noise, tf.random.fold_in(noise_seed, 1))
-        return self._decode(latents, image_seed)
+        return self._pictures(self.prior().sample(tf.cast(num, tf.int32), seed=noise_seed), image_seed)
 
-    def encode(self, x):
+    def encode(self, x) -> tf.Tensor:
         """The latent code of each image: z_T where every Gaussian draw is at its loc.
 
         Args:
@@ -300,30 +274,30 @@ class LDIAF(keras.Model):
         Returns:
             codes: [B, N, D].
         """
-        return self.codes_and_innovations(self.infer(x))[0]
+        return self.codes_and_innovations(self.features(x))[0]
 
-    def codes_and_innovations(self, bottom_up):
+    def codes_and_innovations(self, features) -> tuple[tf.Tensor, tf.Tensor]:
         """The codes of `encode`, and what of them the prior did not foresee: code - prior loc given the parents' codes.
 
         Args:
-            bottom_up: what `infer` returns.
+            features: [B, F], what `features` returns.
 
         Returns:
             codes, innovations: [B, N, D].
         """
-        noise = tf.zeros([self.config.num_nodes, 1, 1, 1])
-        drawn = self.graph.posterior(bottom_up, self.graph.draw_gates(shape=None), noise)
+        drawn = self.graph.posterior(features).from_noise(self.graph.no_noise())
         return drawn.z[0], drawn.innovation[0]
 
-    def reconstruct(self, x, seed=0):
+    def reconstruct(self, x, seed=0) -> dict[str, tf.Tensor]:
         """Each image from one draw of its posterior: `probs` and `images` as in `sample`, [B, ...]."""
         noise_seed, image_seed = tf.unstack(tf.random.split([seed, 3]))
-        shape = (1, tf.shape(x)[0])
-        gates, noise = self.graph.draw_gates(shape), self.graph.noise(shape, noise_seed)
-        drawn = self.graph.posterior(self.infer(x), gates, noise)
-        return self._decode(drawn.z, image_seed)
+        return self._pictures(self.posterior(x).sample(seed=noise_seed), image_seed)
 
-    def log_likelihood(self, x, num_importance_samples=100, seed=0):
+    def _pictures(self, z, seed):
+        likelihood = self.likelihood(z)
+        return {"probs": likelihood.mean(), "images": likelihood.sample(seed=seed)}
+
+    def log_likelihood(self, x, num_importance_samples=100, seed=0) -> tf.Tensor:
         """The importance-weighted bound on log p(x), Eq. iw.
 
         Args:
@@ -336,50 +310,46 @@ class LDIAF(keras.Model):
         """
         return self.bounds(x, num_importance_samples, seed)["log_likelihood"]
 
-    def bounds(self, x, num_importance_samples, seed=0, first_image=0):
+    def bounds(self, x, num_importance_samples, seed=0, first_image=0, jit_compile=False) -> dict[str, tf.Tensor]:
         """Both bounds and the terms of the ELBO, from the same S draws; the encoder runs once.
 
         Args:
             x, num_importance_samples, seed: as in `log_likelihood`.
             first_image: place of the first of `x` among all images, see `noise.uniform`.
+            jit_compile: whether XLA compiles what is computed of each chunk of samples, but not the loop over them.
 
         Returns:
             elbo, log_likelihood, reconstruction: [B], nats.
             kl_per_node: [B, N], nats.
             innovations: [B, N, D], see `codes_and_innovations`.
         """
-        if isinstance(num_importance_samples, int) and num_importance_samples < 1:
-            raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
-        bottom_up = self.infer(x)
-        batch = tf.shape(x)[0]
-        most = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(batch, 1), 1, num_importance_samples)
-        num_chunks = -(-num_importance_samples // most)
-        chunk = -(-num_importance_samples // num_chunks)  # equal, so that few draws are made in vain
+        features = self.features(x)
 
-        def add_chunk(i, log_sum, reconstruction, kl):
-            terms = self._terms(x, bottom_up, [seed, 4], chunk, first=(i * chunk, first_image))
-            # The last chunk may reach beyond S: draws there have weight 0.
-            used = (i * chunk + tf.range(chunk) < num_importance_samples)[:, tf.newaxis]
-            log_weights = tf.where(used, terms.elbo(), -np.inf)
-            return (
-                i + 1,
-                tf.reduce_logsumexp(tf.concat([log_sum[tf.newaxis], log_weights], axis=0), axis=0),
-                reconstruction + tf.reduce_sum(tf.where(used, terms.log_likelihood, 0.0), axis=0),
-                kl + tf.reduce_sum(tf.where(used[:, :, tf.newaxis], terms.kl_per_node(), 0.0), axis=0),
-            )
+        def draw(x, features, first_sample, num):
+            return self.terms(x, features, [seed, 4], num, first=(first_sample, first_image))
 
-        zeros = tf.zeros([batch])
-        _, log_sum, reconstruction, kl = tf.while_loop(
-            lambda i, *_: i < num_chunks,
-            add_chunk,
-            (0, zeros - np.inf, zeros, tf.zeros([batch, self.config.num_nodes])),
+        if jit_compile:
+            draw = tf.function(draw, jit_compile=True, autograph=False)
+        found = importance_weighted(
+            lambda first_sample, num: draw(x, features, first_sample, num),
+            num_importance_samples,
+            tf.shape(features)[0],
+            self.num_nodes,
         )
-        num = tf.cast(num_importance_samples, tf.float32)
-        reconstruction, kl = reconstruction / num, kl / num
-        return {
-            "elbo": reconstruction - tf.reduce_sum(kl, axis=-1),
-            "log_likelihood": log_sum - tf.math.log(num),
-            "reconstruction": reconstruction,
-            "kl_per_node": kl,
-            "innovations": self.codes_and_innovations(bottom_up)[1],
-        }
+        return found | {"innovations": self.codes_and_innovations(features)[1]}
+
+    def compiled_bounds(
+        self, num_importance_samples: int, seed: int = 0, jit_compile: bool = True
+    ) -> tf.types.experimental.PolymorphicFunction:
+        """`bounds` as a compiled function of (x, first_image).
+
+        Args:
+            num_importance_samples, seed: as in `log_likelihood`.
+            jit_compile: whether XLA compiles it, as far as that is faster.
+        """
+        is_whole = self.loops_can_be_compiled
+
+        def bounds(x, first_image=0):
+            return self.bounds(x, num_importance_samples, seed, first_image, jit_compile and not is_whole)
+
+        return tf.function(bounds, jit_compile=jit_compile and is_whole, autograph=False)

@@ -4,8 +4,10 @@ TensorFlow's own stateless draws take ten times as long in XLA on a CPU, and are
 """
 
 import math
+import typing
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
@@ -73,17 +75,8 @@ def standard_normal(shape, seed, first=(0, 0)):
     return math.sqrt(2.0) * tf.math.erfinv(2.0 * uniform(shape, seed, first) - 1.0)
 
 
-def bernoulli(grey, seed):
-    """A draw of 0 or 1 for each pixel: 1 with a probability of its grey.
-
-    Args:
-        grey: [B, ...], uint8 in 0-255, or float in 0-1.
-        seed: [2], int32, a stateless seed.
-
-    Returns:
-        float32 tensor of that shape.
-    """
-    scale = 255.0 if grey.dtype == tf.uint8 else 1.0
-    num_pixels = math.prod(grey.shape[1:])
-    draws = tf.reshape(uniform((1, 1, tf.shape(grey)[0], num_pixels), seed), tf.shape(grey))
-    return tf.cast(draws < tf.cast(grey, tf.float32) / scale, tf.float32)
+def stateless_seed(seed: typing.Any) -> tf.Tensor:
+    """A stateless seed [2], int32, of what `tfd.Distribution.sample` takes: None for any, an int, or such a seed."""
+    if isinstance(seed, int):
+        return tf.constant([0, seed])
+    return tfp.random.sanitize_seed(seed)

@@ -1,14 +1,19 @@
 """Checkpoints: each is whole or not there, verified when it is read, and the one before is kept."""
 
+import contextlib
 import errno
 import json
+import pathlib
 import sys
 import typing
+import warnings
 import zipfile
+from collections.abc import Iterator
 
 import keras
 
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError, UnreadableError
+from tf_ldiaf.execution import stopping
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results.run_folder import RunFolder, replacing
 
@@ -18,12 +23,8 @@ _NOT_DAMAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 _NOT_DAMAGE |= {errno.ENOMEM, errno.EIO}
 
 
-class UnreadableError(ConfigError):
-    """A checkpoint that may be undamaged cannot be read."""
-
-
 class Progress(typing.NamedTuple):
-    """How far a run has come: with the model and its optimizer, all that it needs to go on."""
+    """How far a run has come: with its settings and the state of model and optimizer, all that it needs to go on."""
 
     phase: str  # "structure" or "final"
     epoch: int  # epochs of the phase that are finished
@@ -31,10 +32,11 @@ class Progress(typing.NamedTuple):
     counters: list  # what is counted over an epoch, after them
     rows: list  # of the history, all phases
     gate_epochs: list  # {epoch, probs} of each epoch of the structure phase
+    image_shape: list  # [H, W]
     images: int  # checksum of what is trained and validated on
 
 
-def write(model, progress: Progress, folder: RunFolder) -> None:
+def write(model: LDIAF, progress: Progress, folder: RunFolder) -> None:
     """Makes model, optimizer and progress the folder's last checkpoint, and the last one the previous.
 
     Raises:
@@ -46,14 +48,14 @@ def write(model, progress: Progress, folder: RunFolder) -> None:
             archive.writestr(_PROGRESS, json.dumps(progress._asdict()))
 
 
-def write_best(model, folder: RunFolder) -> None:
+def write_best(model: LDIAF, folder: RunFolder) -> None:
     """Makes these weights the best; errors as of `write`."""
     with replacing(folder.best) as scratch:
         model.save(scratch)
 
 
-def read(folder: RunFolder, mends: bool = True):
-    """The last checkpoint that is undamaged: (model, `Progress`), or None if there was none yet.
+def read(folder: RunFolder, mends: bool = True) -> tuple[pathlib.Path, Progress] | None:
+    """The last checkpoint that is undamaged, for `load_state`, and what it says of the run; None if there is none yet.
 
     Args:
         folder: the run.
@@ -68,7 +70,7 @@ def read(folder: RunFolder, mends: bool = True):
     damage = []
     for path in (folder.last, folder.previous):
         try:
-            model, progress = load(path), _read_progress(path)
+            progress = _read_progress(path)
         except UnreadableError:
             raise
         except ConfigError as error:
@@ -77,36 +79,77 @@ def read(folder: RunFolder, mends: bool = True):
         if damage and mends:
             print(f"Warning: {damage[0]} Going on from {path.name}.", file=sys.stderr)
             folder.last.unlink(missing_ok=True)  # else it would become the previous one
-        return model, progress
+        return path, progress
     raise ConfigError(" ".join(damage))
 
 
-def load(path, compile=True) -> LDIAF:
+def load_state(model: LDIAF, path: pathlib.Path) -> None:
+    """Puts the weights and the optimizer's variables of a checkpoint into a model that is compiled and built.
+
+    Raises:
+        ConfigError: they are of a model with other settings, or damaged.
+        UnreadableError: as of `load`.
+    """
+    # Keras would take Ctrl-C for damage, and only warns of an optimizer with other variables.
+    with stopping.deferred(), _readable(path, " of the run's settings"), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Skipping variable loading")
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(path)
+
+
+def check_image_shape(of_model: tuple[int, ...], of_data: tuple[int, ...], dataset: str) -> None:
+    """Says if the data are not what a run's model is for.
+
+    Raises:
+        ConfigError: their images have another shape.
+    """
+    if of_model != of_data:
+        raise ConfigError(
+            f"--run_dir must hold a model of {of_data} images, as {dataset} has now. Received: one of {of_model}."
+        )
+
+
+def load(path: pathlib.Path, compile: bool = True) -> LDIAF:
     """A model from a Keras archive, after every checksum in it was verified.
 
     Raises:
         ConfigError: it is missing, damaged, or not of this package.
         UnreadableError: the machine would not let it be read.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"{damaged} with a wrong checksum")
+    _verify(path)
+    with _readable(path):
         model: typing.Any = keras.models.load_model(path, compile=compile)
-    except Exception as error:  # there is no end of what readers make of a damaged archive
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _NOT_DAMAGE:
-            raise UnreadableError(f"{path} must be readable. Received: {reason}.") from None
-        raise ConfigError(f"{path} must be an undamaged checkpoint. Received: {reason}.") from None
-    if not isinstance(model, LDIAF):
-        raise ConfigError(f"{path} must be a checkpoint of this package. Received: a {type(model).__name__}.")
-    return model
+        return model
 
 
 def _read_progress(path):
+    _verify(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return Progress(**json.loads(archive.read(_PROGRESS)))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} must say how far its run has come. Received: {error}.") from None
+
+
+def _verify(path):
+    """Errors as of `load`."""
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} with a wrong checksum")
+        saved = json.loads(archive.read("config.json"))
+        kind, name = saved["class_name"], saved["registered_name"]
+    if name != keras.saving.get_registered_name(LDIAF):
+        raise ConfigError(f"{path} must be a checkpoint of this package. Received: a {kind}.")
+
+
+@contextlib.contextmanager
+def _readable(path, of="") -> Iterator[None]:
+    """Whatever fails in the block was the archive's fault, or the machine's."""
+    try:
+        yield
+    except Exception as error:  # there is no end of what readers make of a damaged archive
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _NOT_DAMAGE:
+            raise UnreadableError(f"{path} must be readable. Received: {reason}.") from None
+        raise ConfigError(f"{path} must be an undamaged checkpoint{of}. Received: {reason}.") from None

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf.config import ConfigError
-from tf_ldiaf.data import images as data
+from tf_ldiaf import data
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.model.metrics import ActiveUnits
@@ -37,7 +37,12 @@ def load_best(folder: RunFolder) -> LDIAF:
 
 
 def evaluate(
-    folder: RunFolder, num_importance_samples: int, batch_size: int, seed: int = 0, data_dir: str = "", strategy=None
+    folder: RunFolder,
+    num_importance_samples: int,
+    batch_size: int,
+    seed: int = 0,
+    data_dir: str = "",
+    strategy: tf.distribute.Strategy | None = None,
 ) -> dict:
     """Evaluates the best weights of a run on its test images.
 
@@ -57,16 +62,12 @@ def evaluate(
     with strategy.scope():
         model = load_best(folder)
     config = folder.read_config()
-    images = data.load(dataclasses.replace(config, data_dir=data_dir or config.data_dir)).test
-    if images.shape[1:] != model.image_shape:
-        raise ConfigError(
-            f"--run_dir must hold a model of {images.shape[1:]} images, as {config.dataset} has now. "
-            f"Received: one of {model.image_shape}."
-        )
+    images = data.load_test(dataclasses.replace(config, data_dir=data_dir or config.data_dir))
+    checkpoints.check_image_shape(model.image_shape, images.shape[1:], config.dataset)
     stand = zlib.crc32(np.ascontiguousarray(images).data), zlib.crc32(folder.best.read_bytes())
     distribution.check_agreement(strategy, repr((num_importance_samples, batch_size, seed, *stand)))
-    values = per_image(model, images, num_importance_samples, batch_size, seed, strategy)
-    active = ActiveUnits((config.num_nodes, config.node_dim))
+    values = per_image(model, images, num_importance_samples, batch_size, seed, strategy, config.jit_compile)
+    active = ActiveUnits((model.num_nodes, model.node_dim))
     active.update_state(values["innovations"])
 
     metrics = {}
@@ -78,7 +79,7 @@ def evaluate(
     metrics["test_bits_per_dim"] = bounds.bits_per_dim(metrics["test_log_likelihood"], int(np.prod(model.image_shape)))
     return metrics | {
         "active_units": int(active.result()),
-        "latent_dimensions": config.num_nodes * config.node_dim,
+        "latent_dimensions": model.num_nodes * model.node_dim,
         "num_importance_samples": num_importance_samples,
         "num_images": len(images),
         "seed": seed,
@@ -90,23 +91,27 @@ def evaluate(
 
 
 def per_image(
-    model: LDIAF, images, num_importance_samples: int, batch_size: int, seed: int, strategy=None
+    model: LDIAF,
+    images: np.ndarray,
+    num_importance_samples: int,
+    batch_size: int,
+    seed: int,
+    strategy: tf.distribute.Strategy | None = None,
+    jit_compile: bool = True,
 ) -> dict[str, np.ndarray]:
     """`LDIAF.bounds` of every image, batch by batch, with a progress bar; every worker of a cluster has all of them.
 
     The last batch is filled up, so that one compilation serves all.
     """
     strategy = strategy or tf.distribute.get_strategy()
+    is_alone = strategy.num_replicas_in_sync == 1
+    step = bounds_of = model.compiled_bounds(num_importance_samples, seed, jit_compile)
 
     def on_replica(x, first):
-        return model.on_replica(lambda x, first: model.bounds(x, num_importance_samples, seed, first), x, first)
+        return tf.nest.map_structure(tf.identity, bounds_of(x, first))  # tensors that know their device
 
-    is_alone = strategy.num_replicas_in_sync == 1
-    step = tf.function(
-        lambda x, first: strategy.run(on_replica, args=(x, first)),
-        jit_compile=model.config.jit_compile and is_alone,
-        autograph=False,
-    )
+    if not is_alone:
+        step = tf.function(lambda x, first: strategy.run(on_replica, (x, first)), autograph=False)
     batches = data.evaluation_batches(images, batch_size, strategy)
     num_batches = data.num_evaluation_batches(images, batch_size, strategy)
     progress = keras.utils.Progbar(num_batches, verbose=1 if sys.stdout.isatty() else 2, unit_name="batch")
@@ -124,28 +129,3 @@ def per_image(
 def _mean_and_stderr(values):
     values = np.asarray(values, "float64")
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-
-
-def table(metrics: dict) -> str:
-    """The metrics for the screen and for model cards, as a Markdown table."""
-    num, samples = metrics["num_images"], metrics["num_importance_samples"]
-
-    def with_error(name):
-        return f"{metrics[f'test_{name}']:.2f} +- {metrics[f'test_{name}_stderr']:.2f}"
-
-    rows = [
-        ("method", metrics["method"]),
-        ("data", f"{metrics['dataset']}, {metrics['binarization']}, {num} test images"),
-        ("ELBO", f"{with_error('elbo')} nats"),
-        (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
-        ("bits per dimension", f"{metrics['test_bits_per_dim']:.4f}"),
-        ("reconstruction", f"{with_error('reconstruction')} nats"),
-        ("KL", f"{with_error('kl')} nats"),
-        *((f"KL of z{n + 1}", f"{kl:.2f} nats") for n, kl in enumerate(metrics["test_kl_per_node"])),
-        ("active units", f"{metrics['active_units']} of {metrics['latent_dimensions']}"),
-        ("parameters", f"{metrics['num_parameters']:,}"),
-        ("seed of the draws", str(metrics["seed"])),
-    ]
-    left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-    head, *lines = [f"| {name:<{left}} | {value:<{right}} |" for name, value in rows]
-    return "\n".join([head, f"|{'-' * (left + 2)}|{'-' * (right + 2)}|", *lines])

@@ -1,17 +1,20 @@
 """Pictures: grids of images, the latent graph, and the curves of a training."""
 
 import io
+import json
+import os
 import pathlib
 
 import matplotlib.figure
 import networkx as nx
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 _SMALLEST_TILE = 56  # pixels on the screen: small images are enlarged to at least this
 
 
-def grid(images, columns=None):
+def grid(images: npt.ArrayLike, columns: int | None = None) -> np.ndarray:
     """Images side by side, dark on light as ink on paper.
 
     Args:
@@ -35,14 +38,14 @@ def grid(images, columns=None):
     return np.round(255 * (1 - picture.reshape(rows * tile_height, columns * tile_width).clip(0, 1))).astype("uint8")
 
 
-def as_png(picture) -> bytes:
+def as_png(picture: np.ndarray) -> bytes:
     """A PNG file of a uint8 picture, grey [height, width] or RGB [height, width, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def latent_graph(adjacency, gate_probs=None):
+def latent_graph(adjacency: npt.ArrayLike, gate_probs: npt.ArrayLike | None = None) -> nx.DiGraph:
     """The latent graph, edges from parent to child.
 
     Args:
@@ -61,7 +64,7 @@ def latent_graph(adjacency, gate_probs=None):
     return graph
 
 
-def draw_graph(graph):
+def draw_graph(graph: nx.DiGraph) -> np.ndarray:
     """The latent graph as a picture: root on top, the weight beside each edge.
 
     Args:
@@ -96,7 +99,7 @@ def draw_graph(graph):
     return _as_pixels(figure)
 
 
-def draw_curves(rows):
+def draw_curves(rows: list[dict]) -> np.ndarray:
     """ELBO of training and validation images by epoch, one phase after the other.
 
     Args:
@@ -131,10 +134,8 @@ def _as_pixels(figure):
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def save_graph(graph, path):
+def save_graph(graph: nx.DiGraph, path: str | os.PathLike) -> None:
     """Writes a `latent_graph` as a picture (.png), as DOT (.dot) or as node-link JSON (.json), by the suffix."""
-    import json
-
     path = pathlib.Path(path)
     if path.suffix == ".dot":
         edges = (f'  {a} -> {b} [label="{weight:g}"];' for a, b, weight in graph.edges(data="weight"))

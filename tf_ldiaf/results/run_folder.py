@@ -13,7 +13,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-from tf_ldiaf.config import Config, ConfigError
+from tf_ldiaf.config import Config
+from tf_ldiaf.errors import ConfigError
 
 _SCRATCH = "part-"
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "tensorflow-datasets", "numpy")
@@ -213,8 +214,13 @@ class RunFolder:
             lines = [",".join(rows[0]), *(",".join(_cell(value) for value in row.values()) for row in rows)]
         write_atomically(self.history_file, "".join(line + "\n" for line in lines))
 
-    def write_gates(self, epochs: list[dict], adjacency) -> None:
+    def write_gates(self, epochs: list[dict], adjacency: list[list[float]] | None) -> None:
         write_atomically(self.gates_file, json.dumps({"epochs": epochs, "adjacency": adjacency}))
+
+
+def best_row(rows: list[dict], phase: str) -> dict | None:
+    """The row of a history with the best validation ELBO of a phase; None before its first epoch."""
+    return max((row for row in rows if row["phase"] == phase), key=lambda row: row["val_elbo"], default=None)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ import networkx as nx
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf.config import ConfigError
-from tf_ldiaf.data import images as data
+from tf_ldiaf import data
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.results import pictures
 
 

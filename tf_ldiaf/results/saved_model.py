@@ -1,16 +1,15 @@
 """The SavedModel: what it can be asked, how it is written, and its model card."""
 
-import dataclasses
 import os
 import pathlib
 import shutil
 
 import tensorflow as tf
 
-from tf_ldiaf.config import ConfigError
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.execution import stopping
 from tf_ldiaf.model.ldiaf import LDIAF
-from tf_ldiaf.results import evaluation, pictures
+from tf_ldiaf.results import evaluation, pictures, report
 from tf_ldiaf.results.run_folder import RunFolder
 
 
@@ -49,11 +48,11 @@ class ServedModel(tf.Module):
         )
 
 
-def is_saved_model(path) -> bool:
+def is_saved_model(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / "saved_model.pb").is_file()
 
 
-def occupied(path, overwrite: bool) -> bool:
+def occupied(path: str | os.PathLike, overwrite: bool) -> bool:
     """Whether a SavedModel may not be written to `path`."""
     path = pathlib.Path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -61,7 +60,7 @@ def occupied(path, overwrite: bool) -> bool:
     return not (overwrite and is_saved_model(path))
 
 
-def export(folder: RunFolder, out) -> None:
+def export(folder: RunFolder, out: str | os.PathLike) -> None:
     """Writes the best weights of a run to `out`, with its graph, curves and a model card (README.md).
 
     Raises:
@@ -71,7 +70,7 @@ def export(folder: RunFolder, out) -> None:
     if not rows or not {"phase", "elbo", "val_elbo"} <= set(rows[0]):
         raise ConfigError(f"--run_dir must hold the history of its training. Received: {folder.path}, which has none.")
     graph, served = _graph(model, folder), ServedModel(model)
-    card = _card(folder, model, pathlib.Path(out).name, graph)
+    card = report.model_card(folder, model.image_shape, pathlib.Path(out).name, graph)
     signatures = {name: getattr(served, name) for name in ("sample", "encode", "reconstruct", "log_likelihood")}
     out = pathlib.Path(out)
     scratch, old = (out.with_name(out.name + suffix) for suffix in (".part", ".old"))
@@ -103,61 +102,3 @@ def _graph(model, folder):
         return pictures.latent_graph(adjacency, epochs[-1]["probs"] if epochs else None)
     except (TypeError, KeyError, IndexError) as error:
         raise ConfigError(f"{folder.gates_file} must hold the gates of a run. Received: {error!r}.") from None
-
-
-def _card(folder, model, name, graph):
-    config = model.config
-    info = folder.read_info()
-    if folder.metrics_file.is_file():
-        try:
-            numbers = evaluation.table(folder.read_metrics())
-        except (TypeError, KeyError, ValueError) as error:
-            raise ConfigError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
-    else:
-        numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run when this was exported."
-    settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())
-    edges = ", ".join(f"{a} -> {b} ({w:.2f})" for a, b, w in graph.edges(data="weight")) or "none"
-    no_validation = " (the validation images were trained on like the others)" if not config.validation_fraction else ""
-    learned = "learned (edge, gate probability)" if config.learns_gates else "fixed"
-    return f"""# {name}
-
-A variational autoencoder of {" x ".join(map(str, model.image_shape))} binary images, made with tf_ldiaf.
-
-![samples](samples.png)
-
-## Data
-
-`{config.dataset_name}`, binarisation `{config.binarization}`. Numbers on other binarisations do not compare.
-
-## Method
-
-`{config.method}`: N = {config.num_nodes} nodes of D = {config.node_dim}, T = {config.num_flow_steps} flow steps.
-Settings: `{settings}`.
-Versions: {", ".join(f"{package} {version}" for package, version in info["versions"].items())}.
-
-## Numbers
-
-{numbers}
-
-ELBO by epoch{no_validation}:
-
-![curves](curves.png)
-
-## Latent graph
-
-Root z{config.num_nodes}; edges from parent to child, {learned}: {edges}.
-
-![graph](graph.png)
-
-## Use
-
-Only TensorFlow is needed:
-
-    import tensorflow as tf
-    model = tf.saved_model.load("{name}")
-    digits = model.signatures["sample"](num=tf.constant(16), seed=tf.constant(0))["probs"]
-
-Signatures: `sample(num, seed)`, `encode(images)`, `reconstruct(images, seed)`,
-`log_likelihood(images, num_importance_samples, seed)` in nats; images are float32
-[n, {", ".join(map(str, model.image_shape))}] of 0 and 1.
-"""

@@ -6,13 +6,16 @@ import typing
 
 import keras
 
-from tf_ldiaf.config import ConfigError
-from tf_ldiaf.data import images as data
+from tf_ldiaf import data
+from tf_ldiaf.config import Config
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.execution.stopping import Request
+from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import checkpoints
 from tf_ldiaf.results.checkpoints import Progress
-from tf_ldiaf.results.run_folder import RunFolder
+from tf_ldiaf.results.run_folder import RunFolder, best_row
+from tf_ldiaf.training.tensorboard import TensorBoardLog
 
 # Checkpoints are written this often, and at the end of a phase; small models would else mostly write.
 _SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -24,18 +27,29 @@ class Recorder(keras.callbacks.Callback):
 
     Args:
         folder: the run's folder.
+        config: its settings.
         progress: where the run stands: its rows and gate_epochs grow.
-        images: the run's `Images`.
+        images: what is trained and validated on.
         log: the run's TensorBoard.
         request: the run is kept and left as soon as this says so.
     """
 
-    def __init__(self, folder: RunFolder, progress: Progress, images: data.Images, log, request: Request):
+    model: LDIAF
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        progress: Progress,
+        images: data.TrainingImages,
+        log: TensorBoardLog,
+        request: Request,
+    ):
         super().__init__()
-        self.folder, self.progress = folder, progress
+        self.folder, self.config, self.progress = folder, config, progress
         self.phase, self.rows, self.gate_epochs = progress.phase, progress.rows, progress.gate_epochs
         self.images, self.log, self.request = images.valid, log, request
-        self.num_train = len(images.train)
+        self.batch_size = min(config.batch_size, len(images.train))
         self.written = time.monotonic()
         self.best_copy, self.best_is_new = None, False
 
@@ -49,7 +63,7 @@ class Recorder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self._is_spread():
             return  # replicas would have to meet once more for each question; they are asked when the epoch ends
-        if self.model.config.on_nonfinite == "stop":
+        if self.config.on_nonfinite == "stop":
             self._check_finite()
         # Launches that were done before are empty; and after the last the epoch's end is at hand.
         if self.done_before <= batch < self.params["steps"] - 1 and self._is_due():
@@ -58,10 +72,10 @@ class Recorder(keras.callbacks.Callback):
             self.request.obey()
 
     def on_test_begin(self, logs=None):
-        if self._is_spread() and self.model.config.on_nonfinite == "stop":
+        if self._is_spread() and self.config.on_nonfinite == "stop":
             self._check_finite()
         # The model's means are still those of training.
-        images = (self._steps_done() - self.begun_at) * min(self.model.config.batch_size, self.num_train)
+        images = (self._steps_done() - self.begun_at) * self.batch_size
         self.images_per_second = images / (time.monotonic() - self.began)
         self.train_values = self._means() | {"nonfinite_steps": float(self.model.nonfinite_steps.result())}
 
@@ -71,7 +85,7 @@ class Recorder(keras.callbacks.Callback):
         best = best_row(self.rows, self.phase)
         if best is None or values["elbo"] > best["val_elbo"]:
             if self.best_copy is None:
-                self.best_copy = type(self.model).from_config(self.model.get_config())
+                self.best_copy = LDIAF.from_config(self.model.get_config())
                 self.best_copy.build((None, *self.model.image_shape))
             self.best_copy.set_weights(self.model.get_weights())
             self.best_is_new = True
@@ -83,7 +97,7 @@ class Recorder(keras.callbacks.Callback):
             self._write_best()
             raise ConfigError(
                 f"--learning_rate must keep the ELBO finite, which it is not after epoch {epoch + 1} of the "
-                f"{self.phase} phase. Received: {self.model.config.learning_rate}."
+                f"{self.phase} phase. Received: {self.config.learning_rate}."
             )
         valid = {name: value for name, value in self.valid_values.items() if name != "gradient_norm"}
         row = {"phase": self.phase, "epoch": epoch + 1}
@@ -100,7 +114,7 @@ class Recorder(keras.callbacks.Callback):
             self.gate_epochs.append({"epoch": epoch + 1, "probs": self.gate_probs})
 
         last = epoch + 1 == self.params["epochs"]
-        if stopped_early(self.rows, self.phase, self.model.config.early_stopping_patience):
+        if stopped_early(self.rows, self.phase, self.config.early_stopping_patience):
             self.model.stop_training = last = True
         self.folder.write_history(self.rows)
         adjacency = None if self.model.gates.fixed is None else self.gate_probs
@@ -132,7 +146,7 @@ class Recorder(keras.callbacks.Callback):
             self._write_best()
             alone = " --distribute=none" if self._is_spread() else ""
             raise ConfigError(
-                f"--learning_rate must keep training finite. Received: {self.model.config.learning_rate}, with which "
+                f"--learning_rate must keep training finite. Received: {self.config.learning_rate}, with which "
                 f"{', '.join(terms)} in step {step} of the {self.phase} phase (epoch {self.epoch + 1}) were not; "
                 f"--resume --on_nonfinite=skip{alone} leaves such steps out."
             )
@@ -162,12 +176,7 @@ class Recorder(keras.callbacks.Callback):
         self.written = time.monotonic()
 
 
-def best_row(rows, phase):
-    """The row of the best validation ELBO in a phase; None before its first epoch."""
-    return max((row for row in rows if row["phase"] == phase), key=lambda row: row["val_elbo"], default=None)
-
-
-def stopped_early(rows, phase, patience):
+def stopped_early(rows: list[dict], phase: str, patience: int) -> bool:
     """Whether the last `patience` epochs of the phase (0: never) brought no better validation ELBO."""
     best = best_row(rows, phase)
     return bool(patience) and best is not None and rows[-1]["epoch"] - best["epoch"] >= patience

@@ -1,13 +1,16 @@
 """What TensorBoard shows of a run."""
 
 import contextlib
+import pathlib
 
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
-from tf_ldiaf.config import Config, ConfigError
+from tf_ldiaf.config import Config
+from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.layers.gates import most_probable_graph
+from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import pictures
 from tf_ldiaf.results.run_folder import replacing
 
@@ -28,7 +31,7 @@ class TensorBoardLog:
         ConfigError: the folder cannot be written.
     """
 
-    def __init__(self, folder, step: int = 0):
+    def __init__(self, folder: pathlib.Path, step: int = 0):
         self.folder = folder
         with _writing(folder):
             for file in folder.glob("*/events.*"):
@@ -53,13 +56,13 @@ class TensorBoardLog:
             with self._writing(writer, step):
                 tf.summary.scalar(tag.replace("kl_node_", "kl_per_node/z"), value)
 
-    def gates(self, step: int, gate_probs) -> None:
+    def gates(self, step: int, gate_probs: list[list[float]]) -> None:
         """The probability of every gate."""
         with self._writing(self.train, step):
             for child, parent in zip(*np.triu_indices(len(gate_probs), k=1), strict=True):
                 tf.summary.scalar(f"gate_probs/z{child + 1}_given_z{parent + 1}", gate_probs[child][parent])
 
-    def pictures(self, step: int, model, images, gate_probs) -> None:
+    def pictures(self, step: int, model: LDIAF, images: np.ndarray, gate_probs: list[list[float]]) -> None:
         """Samples, reconstructions (original above reconstruction) and the latent graph."""
         samples = model.sample(_NUM_SAMPLES, seed=0)["probs"]
         x = tf.cast(images[:_NUM_RECONSTRUCTIONS], tf.float32)

@@ -1,0 +1,274 @@
+"""python -m benchmarks.primitives: every part that we wrote, or once wrote, ourselves, beside the library's.
+
+Each row is a model that differs from the shipped one in one part. The models take turns in one process; a row's figure
+is the median over turns of its time over the shipped model's time in the same turn. Below 1 the part in the row is
+faster than what is shipped. A part of our own stays only if the library's costs at least 10 % of a training step or of a
+log-likelihood, or lacks an exactness that we need.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import pathlib
+import statistics
+import time
+from unittest import mock
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from benchmarks import peer_tf_ldiaf, peers
+from tf_ldiaf import LDIAF
+from tf_ldiaf.layers import encoders, latent_distributions, latent_graph, stacked
+from tf_ldiaf.probability import iaf, likelihoods
+
+BATCH_SIZE, STEPS, NUM_SAMPLES = 128, 25, 100
+
+
+# The library's, where ours is shipped
+
+
+def plain_slice(stack, n):
+    return stack[n]
+
+
+def tfp_log_prob(self, event):
+    return super(likelihoods.Bernoulli, self)._log_prob(event)
+
+
+def stateless_normal(shape, seed, first=(0, 0)):
+    return tf.random.stateless_normal(shape, seed)
+
+
+# Ours, where the library's is shipped
+
+
+@tf.custom_gradient
+def our_elu(x):
+    y = tf.where(x > 0.0, x, tf.exp(tf.minimum(x, 0.0)) - 1.0)
+    return y, lambda upstream: upstream * (1.0 + tf.minimum(y, 0.0))
+
+
+@tf.custom_gradient
+def our_softplus(x):
+    """max(x, 0) + log(1 + t), t = exp(-|x|), from the series log(1 + t) = 2 artanh(u), u = t / (2 + t)."""
+    tail = tf.exp(-tf.abs(x))
+    u = tail / (2.0 + tail)
+    series = 0.0
+    for power in (13, 11, 9, 7, 5, 3, 1):
+        series = series * (u * u) + 1.0 / power
+    return tf.maximum(x, 0.0) + 2.0 * u * series, lambda upstream: upstream * tf.sigmoid(x)
+
+
+@tf.custom_gradient
+def one_hot_row(stack, n):
+    """stack[n] of biases [N, 1, units], by a product with a one-hot row."""
+    if stack.shape[1] != 1:
+        return stacked.at(stack, n), lambda upstream: (stacked._placed(upstream, stack, n), None)
+    place = tf.one_hot([n], stack.shape[0])
+    return tf.matmul(place, stack[:, 0]), lambda upstream: (tf.matmul(place, upstream, transpose_a=True)[:, None], None)
+
+
+def dense_network_with_one_hot_bias(weights, inputs, n=None):
+    if n is None:
+        return DENSE_NETWORK(weights, inputs)
+    for i, (kernel, bias) in enumerate(weights):
+        inputs = tf.nn.elu(inputs) if i else inputs
+        inputs = tf.tensordot(inputs, stacked.at(kernel, n), 1) + one_hot_row(bias, n)
+    return inputs
+
+
+DENSE_NETWORK = stacked.dense_network
+
+
+def norm_by_products(gradients):
+    squares = [tf.linalg.matvec(tf.reshape(g, [-1, g.shape[-1]]) ** 2, tf.ones(g.shape[-1:])) for g in gradients]
+    return tf.sqrt(tf.add_n([tf.reduce_sum(rows) for rows in squares]))
+
+
+class OurGaussian:
+    """In place of `tfd.MultivariateNormalDiag`."""
+
+    def __init__(self, loc, scale):
+        self.loc, self.scale = loc, scale
+
+    def log_prob(self, z):
+        standardized = (z - self.loc) / self.scale
+        return tf.reduce_sum(
+            -0.5 * tf.square(standardized) - tf.math.log(self.scale) - 0.5 * math.log(2.0 * math.pi), axis=-1
+        )
+
+
+class OurFlow:
+    """In place of the TFP chain: step and log-determinant by hand, in one pass."""
+
+    def __init__(self, networks):
+        self.networks = networks
+
+    def forward(self, z):
+        self.log_det = 0.0
+        for network in self.networks:
+            m, gate_logit = network(z)
+            log_s = tf.math.log_sigmoid(gate_logit + 2.0)
+            z = m + tf.exp(log_s) * (z - m)
+            self.log_det += log_s
+        return z
+
+    def forward_log_det_jacobian(self, z, event_ndims):
+        return tf.reduce_sum(self.log_det, axis=-1)
+
+
+class OurNode:
+    """In place of a node's `tfd.TransformedDistribution`."""
+
+    def __init__(self, _, bijector):
+        self.bijector = self
+        *self.flow, self.shift, self.scale = bijector
+
+    def forward(self, noise):
+        z = self.shift.shift + self.scale.scale * noise
+        return self.flow[0].forward(z) if self.flow else z
+
+    def forward_log_det_jacobian(self, noise, event_ndims):
+        log_det = tf.reduce_sum(tf.math.log(self.scale.scale), axis=-1)
+        return log_det + self.flow[0].forward_log_det_jacobian(noise, event_ndims) if self.flow else log_det
+
+
+class PatchProduct(keras.layers.Dense):
+    """A 3 x 3 convolution as one matrix product of all patches."""
+
+    def __init__(self, units, size, padding=None, data_format=None, **kwargs):
+        super().__init__(units, **kwargs)
+
+    def build(self, input_shape):
+        super().build((*input_shape[:-1], 9 * input_shape[-1]))
+        self.input_spec = None
+
+    def call(self, inputs):
+        padded = tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        rows, columns = inputs.shape[1:3]
+        shifts = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+        return super().call(tf.concat(shifts, axis=-1))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+
+def parts():
+    """Name of each row -> whose it is that the row has, and the patches that put it there."""
+    patch = mock.patch.object
+    modules = (stacked, latent_graph, latent_distributions)
+    by_hand = [patch(iaf.tfb, "Chain", lambda steps: steps), patch(iaf, "inverse_autoregressive_flow", OurFlow)]
+    return {
+        "slice of a stack": ("library", [patch(module, "at", plain_slice) for module in modules]),
+        "Bernoulli density": ("library", [patch(likelihoods.Bernoulli, "_log_prob", tfp_log_prob)]),
+        "normal draws": ("library", [patch(latent_graph, "standard_normal", stateless_normal)]),
+        "elu": ("ours", [patch(tf.nn, "elu", our_elu), patch(keras.activations, "elu", our_elu)]),
+        "softplus": ("ours", [patch(tf.nn, "softplus", our_softplus)]),
+        "bias by a one-hot product": (
+            "ours",
+            [patch(stacked, "dense_network", dense_network_with_one_hot_bias)]
+            + [patch(module, "dense_network", dense_network_with_one_hot_bias) for module in dense_users()],
+        ),
+        "norm for clipping": ("ours", [patch(tf.linalg, "global_norm", norm_by_products)]),
+        "Gaussian densities": ("ours", [patch(latent_distributions.tfd, "MultivariateNormalDiag", OurGaussian)]),
+        "flow and its log-determinant": (
+            "ours",
+            [*by_hand, *flow_users(), patch(latent_distributions.tfd, "TransformedDistribution", OurNode)],
+        ),
+    }
+
+
+def dense_users():
+    from tf_ldiaf.layers import flows, networks
+
+    return flows, networks
+
+
+def flow_users():
+    from tf_ldiaf.layers import flows
+
+    return [mock.patch.object(flows, "inverse_autoregressive_flow", OurFlow)]
+
+
+def contender(patches):
+    """The peers' contender with a part exchanged, after its first launch and likelihood."""
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        made = peer_tf_ldiaf.Contender(peers.SIZES, peers.init(peers.SIZES, 0), BATCH_SIZE, "launch")
+        made.load_data(IMAGES)
+        made.train(STEPS)
+        made.log_likelihood(IMAGES[:BATCH_SIZE], NUM_SAMPLES)
+    return made
+
+
+def conv_model(patches):
+    """A function that trains 5 steps of a model with convolutions; see `contender`."""
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        sizes = {"encoder_units": (256, 128), "decoder_units": (256, 512), "channels": (32, 64), "root_components": 200}
+        edges = [(parent, child) for child in range(1, 6) for parent in range(child + 1, 6)]
+        model = LDIAF(**sizes, edges=edges)
+        model.compile(keras.optimizers.AdamW(3e-3))
+        model.build((None, 28, 28))
+        model.optimizer.build(model.trainable_variables)
+        x = IMAGES[: 5 * 256].reshape(5, 256, 28, 28)
+        launches = iter(tf.data.Dataset.from_tensors((x, 5)).repeat())
+        model.make_train_function()
+        model.train_function(launches)
+    return lambda: float(model.train_function(launches)["elbo"])
+
+
+def in_turns(works, rounds):
+    """name -> the median over turns of its seconds over those of the first, and its median seconds."""
+    seconds = {name: [] for name in works}
+    for turn in range(rounds):
+        for name in list(works)[:: -1 if turn % 2 else 1]:
+            started = time.perf_counter()
+            works[name]()
+            seconds[name].append(time.perf_counter() - started)
+    first = seconds[next(iter(works))]
+    return {
+        name: (statistics.median(a / b for a, b in zip(found, first, strict=True)), statistics.median(found))
+        for name, found in seconds.items()
+    }
+
+
+def main():
+    """Prints the table, and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", default="benchmarks/results/primitives.json")
+    arguments = parser.parse_args()
+    rows = {"as shipped": ("", [])} | parts()
+    made = {name: contender(patches) for name, (_, patches) in rows.items()}
+    steps = {name: lambda c=c: c.train(2 * STEPS) for name, c in made.items()}
+    likelihoods = {name: lambda c=c: c.log_likelihood(IMAGES[:BATCH_SIZE], NUM_SAMPLES) for name, c in made.items()}
+    training, likelihood = in_turns(steps, arguments.rounds), in_turns(likelihoods, arguments.rounds)
+    found = {
+        name: {"in the row": whose, "training": training[name][0], "likelihood": likelihood[name][0]}
+        for name, (whose, _) in rows.items()
+    }
+    whole = [mock.patch.object(LDIAF, "loops_can_be_compiled", True)]
+    patched = [mock.patch.object(encoders.keras.layers, "Conv2D", PatchProduct)]
+    convolutions = {"as shipped": conv_model([]), "patch product": conv_model([*patched, *whole])}
+    turns = in_turns(convolutions, arguments.rounds)
+    found["convolutions: patch product, compiled launch"] = {"in the row": "ours", "training": turns["patch product"][0]}
+    print("| part | in the row | training step | log-likelihood |\n|---|---|---|---|")
+    for name, row in found.items():
+        cells = [f"{row[what]:.2f}" if what in row else "-" for what in ("training", "likelihood")]
+        print(f"| {name} | {row['in the row'] or '-'} | {' | '.join(cells)} |")
+    milliseconds = training["as shipped"][1] / (2 * STEPS) * 1e3
+    print(f"As shipped: {milliseconds:.1f} ms a step, {1e3 * likelihood['as shipped'][1]:.0f} ms a likelihood.")
+    pathlib.Path(arguments.out).write_text(json.dumps(found, indent=1) + "\n")
+
+
+IMAGES = np.random.default_rng(0).integers(0, 2, (48_000, 784)).astype("uint8")
+
+if __name__ == "__main__":
+    main()

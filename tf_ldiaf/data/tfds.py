@@ -1,0 +1,105 @@
+"""Images of the data sets of TensorFlow Datasets (TFDS)."""
+
+import contextlib
+import difflib
+import fcntl
+import math
+import os
+import typing
+from collections.abc import Callable
+
+import numpy as np
+
+from tf_ldiaf.data import arrays
+from tf_ldiaf.data.records import Records
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.execution.private import no_download_retries
+
+
+def open_splits(name: str, data_dir: str) -> dict[str, Callable[[], np.ndarray]]:
+    """The sets of a data set, see `sources.open_splits`; one that is not prepared is downloaded.
+
+    Args:
+        name: of the data set.
+        data_dir: where TFDS keeps its data sets; "" for its own choice.
+    """
+    splits = _open(name, data_dir)
+    size = sum(math.prod(records.shape) * np.dtype(records.dtype).itemsize for records in splits.values())
+    if size > arrays.most_bytes():
+        raise ConfigError(
+            f"--dataset must fit into a quarter of this machine's memory, {arrays.most_bytes():,} bytes, or be read "
+            f"with --stream. Received: {name} of {size:,}."
+        )
+    return {split: records.array for split, records in splits.items()}
+
+
+def open_stream(name: str, data_dir: str) -> dict[str, Records]:
+    """The same sets as records, which may be larger than memory and must be of uint8."""
+    splits = _open(name, data_dir)
+    dtype = np.dtype(splits["train"].dtype)
+    if dtype != "uint8":
+        raise ConfigError(f"--stream needs images of uint8. Received: {name} of {dtype}.")
+    return splits
+
+
+def _open(name, data_dir) -> dict[str, Records]:
+    import tensorflow_datasets as tfds  # slow to import, and only needed here
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+    except tfds.core.DatasetNotFoundError:
+        near = ", ".join(difflib.get_close_matches(name, tfds.list_builders(), 3))
+        hint = f" Did you mean {near}?" if near else ""
+        raise ConfigError(
+            f"--dataset must be digits, a TFDS name, an .npz file or a folder. Received: {name}.{hint}"
+        ) from None
+    except Exception as error:
+        raise ConfigError(f"--dataset must be a data set that TFDS can open. Received: {name} ({error}).") from None
+    if not builder.is_prepared():
+        builder = _prepare(name, builder)
+    features: typing.Any = builder.info.features
+    if "image" not in features or "train" not in builder.info.splits:
+        raise ConfigError(f"--dataset must have images and a train split. Received: {name}, which has not.")
+    shape = features["image"].shape
+    if len(shape) != 3 or None in shape or shape[-1] not in (1, 3):
+        raise ConfigError(f"--dataset must hold grey or RGB images of one size. Received: {name} of shape {shape}.")
+    file_format = builder.info.file_format
+    if file_format != tfds.core.FileFormat.TFRECORD:
+        raise ConfigError(
+            f"--dataset must be prepared by TFDS as tfrecord, its default. Received: {name} as {file_format.value}."
+        )
+    names = {"train": "train", "validation": "valid", "test": "test"}
+    return {ours: Records.of_split(builder, theirs) for theirs, ours in names.items() if theirs in builder.info.splits}
+
+
+def _prepare(wanted, builder):
+    """The builder of `wanted` after its download; without a network, says how to prepare it elsewhere."""
+    import tensorflow_datasets as tfds
+
+    name, folder = builder.info.full_name, builder.data_dir_root
+    print(f"Preparing {name} in {folder} with TFDS.", flush=True)
+    tfds.disable_progress_bar()  # it would stay on the screen, broken, where there is no network
+    try:
+        with _one_at_a_time(folder), no_download_retries():
+            builder = tfds.builder(wanted, data_dir=folder)  # which another process may have prepared meanwhile
+            if not builder.is_prepared():
+                builder.download_and_prepare()
+        return builder
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"--dataset={builder.name} is not prepared in {folder} and cannot be downloaded from here "
+            f"({type(error).__name__}: {reason}); on a machine with a network run `tfds build {builder.name}`, copy "
+            f"~/tensorflow_datasets/{name} here, and name the folder above {builder.name} with --data_dir."
+        ) from None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder):
+    """Within the block no other process prepares a data set in `folder`; all may, where files cannot be locked."""
+    with contextlib.ExitStack() as held:
+        if "://" not in str(folder):  # no bucket
+            with contextlib.suppress(OSError):
+                os.makedirs(folder, exist_ok=True)
+                fcntl.flock(held.enter_context(open(os.path.join(folder, ".lock"), "a")), fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,235 @@
+"""Prior and posterior of a latent graph's nodes, as TFP distributions over z [N, D]."""
+
+import typing
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_ldiaf.layers.stacked import at
+from tf_ldiaf.probability.gaussians import fuse
+from tf_ldiaf.probability.noise import stateless_seed
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+
+class Draw(typing.NamedTuple):
+    """S draws of z from the posterior of B images."""
+
+    z: tf.Tensor  # [S, B, N, D], z_T
+    innovation: tf.Tensor  # [S, B, N, D], z_T less the prior's loc given the parents
+    log_prior: tf.Tensor  # [S, B, N], nats
+    log_posterior: tf.Tensor  # [S, B, N], nats
+
+
+class _OverNodes(tfd.Distribution):
+    """What prior and posterior share: event shape [N, D], and the sum over the nodes' log-probabilities."""
+
+    def __init__(self, graph, gates, parameters, name):
+        self._graph, self._gates = graph, gates
+        super().__init__(
+            dtype=tf.float32,
+            reparameterization_type=tfd.FULLY_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=False,
+            parameters=parameters,
+            name=name,
+        )
+
+    def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
+        """Log-probability of each node's part given its parents: [..., N] nats, of z [..., N, D]."""
+        raise NotImplementedError
+
+    def _log_prob(self, z):
+        return tf.reduce_sum(self.log_prob_parts(z), axis=-1)
+
+    def _event_shape(self):
+        return tf.TensorShape([self._graph.num_nodes, self._graph.node_dim])
+
+    def _event_shape_tensor(self):
+        return tf.constant(self._event_shape().as_list())
+
+    def _is_product_of_gaussians(self):
+        fixed = self._graph.gates.fixed
+        return fixed is not None and not fixed.any()
+
+
+class LatentPrior(_OverNodes):
+    """p(z): batch shape [], event shape [N, D].
+
+        Eq. prior: p(z given c) = p(z_N) prod_n N(z_n; loc^_n, scale^_n), from MLP_TD_n(concat_j c[n,j] z_j)
+
+    p(z_N) is N(0, I), or the `MixturePrior` of Eq. root.
+
+    Args:
+        graph: a built `LatentGraph`.
+        gates: what its `draw_gates` returns.
+    """
+
+    def __init__(self, graph, gates: tf.Tensor, name: str = "LatentPrior"):
+        super().__init__(graph, gates, dict(locals()), name)
+
+    def from_noise(self, noise: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws whose normal part is given.
+
+        Args:
+            noise: [N, S, B, D], standard normal.
+            seed: [2], int32, a stateless seed, for what is not normal in it.
+
+        Returns:
+            z: [S, B, N, D].
+        """
+        graph = self._graph
+        root = noise[-1] if graph.root is None else graph.root.from_noise(noise[-1], seed)
+
+        def visit(n, is_root, loc, scale):
+            return [tf.where(is_root, root, loc + scale * noise[n])]
+
+        [z] = graph.descend(tf.shape(noise)[1:3], self._gates, visit, num_parts=1)
+        return tf.transpose(z, [1, 2, 0, 3])
+
+    def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
+        z, lead = _as_draws(z, self._batch_shape_tensor())
+        nodes = tf.transpose(z, [2, 0, 1, 3])
+        visit = _given(nodes, lambda n, z_n, is_root, loc, scale: [loc, scale])
+        _, loc, scale = self._graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=3)
+        return _with_lead(log_prior(self._graph, nodes, loc, scale), lead)
+
+    def _sample_n(self, n, seed=None):
+        seed = stateless_seed(seed)
+        return self.from_noise(self._graph.noise((1, n), seed), tf.random.fold_in(seed, 1))[0]
+
+    def _batch_shape(self):
+        return tf.TensorShape([])
+
+    def _batch_shape_tensor(self):
+        return tf.constant([], tf.int32)
+
+    def _mean(self):
+        if not self._is_product_of_gaussians():
+            raise NotImplementedError("The mean of a LatentPrior has a closed form only without edges.")
+        mean = self.from_noise(self._graph.no_noise(), tf.constant([0, 0]))[0, 0]
+        root = self._graph.root
+        return mean if root is None else tf.concat([mean[:-1], root.distribution().mean()[tf.newaxis]], axis=0)
+
+
+class LatentPosterior(_OverNodes):
+    """q(z given x) of B images: batch shape [B], event shape [N, D].
+
+        Eq. density: log q(z_nT) = log N(z_n0; loc_n, scale_n) - log |det dz_nT/dz_n0|
+
+    Each node is a `tfd.TransformedDistribution` of standard normal noise: through the Gaussian of Eq. fusion, and then
+    through the node's flow, Eq. iaf. `log_prob` holds for any z, by the inverse of the flows.
+
+    Args:
+        graph: a built `LatentGraph`.
+        inferred: the `GaussianParameters` of its bottom-up networks, [N, B, ...].
+        gates: what its `draw_gates` returns.
+    """
+
+    def __init__(self, graph, inferred, gates: tf.Tensor, name: str = "LatentPosterior"):
+        parameters = dict(locals())
+        self._inferred = inferred
+        self._flow = graph.flows.bijectors(inferred.context) if graph.flows is not None else None
+        super().__init__(graph, gates, parameters, name)
+
+    def _node(self, n, is_root, prior_loc, prior_scale) -> tfd.TransformedDistribution:
+        """Of z_nT, given the prior that its parents give it."""
+        own = at(self._inferred.loc, n), at(self._inferred.scale, n)
+        fused = fuse((prior_loc, prior_scale), own)
+        loc, scale = (tf.where(is_root, *pair) for pair in zip(own, fused, strict=True))
+        steps = [tfb.Shift(loc), tfb.Scale(scale)]
+        if self._flow is not None:
+            steps.insert(0, self._flow(n))
+        return tfd.TransformedDistribution(self._noise(), tfb.Chain(steps))
+
+    def _noise(self):
+        return tfd.Sample(tfd.Normal(0.0, 1.0), self._graph.node_dim)
+
+    def from_noise(self, noise: tf.Tensor) -> Draw:
+        """Draws from it, with what the bounds need to know of them.
+
+        Args:
+            noise: [N, S, B, D], standard normal; or the graph's `no_noise()`, and every Gaussian is at its loc.
+
+        Returns:
+            a `Draw`.
+        """
+
+        def visit(n, is_root, prior_loc, prior_scale):
+            bijector, noise_n = self._node(n, is_root, prior_loc, prior_scale).bijector, at(noise, n)
+            z = bijector.forward(noise_n)
+            return z, prior_loc, prior_scale, bijector.forward_log_det_jacobian(noise_n, event_ndims=1)
+
+        shape = tf.concat([tf.shape(noise)[1:2], tf.shape(self._inferred.loc)[1:2]], axis=0)
+        # The densities of all nodes at once: many small operations fewer than in the loop.
+        z, loc, scale, log_det = self._graph.descend(shape, self._gates, visit, num_parts=4)
+        log_posterior = self._noise().log_prob(noise) - log_det
+        parts = z, z - loc, log_prior(self._graph, z, loc, scale), log_posterior
+        return Draw(*map(_by_draw, parts))
+
+    def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
+        z, lead = _as_draws(z, self._batch_shape_tensor())
+        nodes = tf.transpose(z, [2, 0, 1, 3])
+        visit = _given(nodes, lambda n, z_n, *prior: [self._node(n, *prior).log_prob(z_n)])
+        _, parts = self._graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=2)
+        return _with_lead(parts, lead)
+
+    def _sample_n(self, n, seed=None):
+        return self._drawn(n, seed).z
+
+    def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
+        drawn = self._drawn(tf.reduce_prod(tf.cast(sample_shape, tf.int32)), seed)
+        lead = tf.concat([tf.cast(tf.reshape(sample_shape, [-1]), tf.int32), self._batch_shape_tensor()], axis=0)
+        z = tf.reshape(drawn.z, tf.concat([lead, self._event_shape_tensor()], axis=0))
+        return z, tf.reshape(tf.reduce_sum(drawn.log_posterior, axis=-1), lead)
+
+    def _drawn(self, n, seed):
+        return self.from_noise(self._graph.noise((n, self._batch_shape_tensor()[0]), stateless_seed(seed)))
+
+    def _batch_shape(self):
+        return self._inferred.loc.shape[1:2]
+
+    def _batch_shape_tensor(self):
+        return tf.shape(self._inferred.loc)[1:2]
+
+    def _mean(self):
+        if self._flow is not None or not self._is_product_of_gaussians():
+            raise NotImplementedError("The mean of a LatentPosterior has a closed form only without flows and edges.")
+        return self.from_noise(self._graph.no_noise()).z[0]
+
+    _mode = _mean
+
+
+def log_prior(graph, z: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """log p(z_n given its parents), [N, S, B] nats, of z [N, S, B, D] and what the top-down networks give."""
+    of_each = tfd.MultivariateNormalDiag(loc, scale).log_prob(z)
+    if graph.root is None:
+        return of_each
+    return tf.concat([of_each[:-1], graph.root.distribution().log_prob(z[-1:])], axis=0)
+
+
+def _given(nodes, visit):
+    """A visit of `descend` that takes z from `nodes` [N, S, B, D] and gives what `visit(n, z_n, ...)` returns, too."""
+
+    def visit_given(n, *prior):
+        return at(nodes, n), *visit(n, at(nodes, n), *prior)
+
+    return visit_given
+
+
+def _as_draws(z, batch_shape):
+    """z [..., N, D] as [S, B, N, D], and the shape [...] of its log-probability; B is 1 where `batch_shape` is []."""
+    z = tf.convert_to_tensor(z)
+    lead = tf.broadcast_dynamic_shape(tf.shape(z)[:-2], batch_shape)
+    z = tf.broadcast_to(z, tf.concat([lead, tf.shape(z)[-2:]], axis=0))
+    return tf.reshape(z, tf.concat([[-1], lead[-1:] if batch_shape.shape[0] else [1], tf.shape(z)[-2:]], axis=0)), lead
+
+
+def _with_lead(parts, lead):
+    """Each node's part, [N, S, B], as [..., N]."""
+    return tf.reshape(_by_draw(parts), tf.concat([lead, tf.shape(parts)[:1]], axis=0))
+
+
+def _by_draw(part):
+    """[N, S, B, ...] as [S, B, N, ...]."""
+    return tf.transpose(part, [1, 2, 0, *range(3, len(part.shape))])

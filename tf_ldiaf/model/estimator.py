@@ -1,0 +1,64 @@
+"""Eq. elbo and Eq. iw with S draws, taken in chunks so that memory does not grow with S."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ldiaf.probability.bounds import Terms
+
+# Importance samples are drawn so many rows (samples x images) at a time.
+_ROWS_PER_PASS = 4096
+
+
+def importance_weighted(
+    draw: Callable[[tf.Tensor, tf.Tensor], Terms],
+    num_importance_samples: int | tf.Tensor,
+    num_images: tf.Tensor,
+    num_nodes: int,
+) -> dict[str, tf.Tensor]:
+    """Both bounds and the terms of the ELBO, from the same S draws.
+
+    Args:
+        draw: a function of the place of the first sample and how many there are, to their `Terms`.
+        num_importance_samples: S.
+        num_images: B.
+        num_nodes: N.
+
+    Returns:
+        elbo, log_likelihood, reconstruction: [B], nats.
+        kl_per_node: [B, N], nats.
+
+    Raises:
+        ValueError: S is an int below 1.
+    """
+    if isinstance(num_importance_samples, int) and num_importance_samples < 1:
+        raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
+    most = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(num_images, 1), 1, num_importance_samples)
+    num_chunks = -(-num_importance_samples // most)
+    chunk = -(-num_importance_samples // num_chunks)  # equal, so that few draws are made in vain
+
+    def add_chunk(i, log_sum, reconstruction, kl):
+        terms = draw(i * chunk, chunk)
+        # The last chunk may reach beyond S: draws there have weight 0.
+        used = (i * chunk + tf.range(chunk) < num_importance_samples)[:, tf.newaxis]
+        log_weights = tf.where(used, terms.elbo(), -np.inf)
+        return (
+            i + 1,
+            tf.reduce_logsumexp(tf.concat([log_sum[tf.newaxis], log_weights], axis=0), axis=0),
+            reconstruction + tf.reduce_sum(tf.where(used, terms.log_likelihood, 0.0), axis=0),
+            kl + tf.reduce_sum(tf.where(used[:, :, tf.newaxis], terms.kl_per_node(), 0.0), axis=0),
+        )
+
+    zeros = tf.zeros([num_images])
+    _, log_sum, reconstruction, kl = tf.while_loop(
+        lambda i, *_: i < num_chunks, add_chunk, (0, zeros - np.inf, zeros, tf.zeros([num_images, num_nodes]))
+    )
+    num = tf.cast(num_importance_samples, tf.float32)
+    reconstruction, kl = reconstruction / num, kl / num
+    return {
+        "elbo": reconstruction - tf.reduce_sum(kl, axis=-1),
+        "log_likelihood": log_sum - tf.math.log(num),
+        "reconstruction": reconstruction,
+        "kl_per_node": kl,
+    }

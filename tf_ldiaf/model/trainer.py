@@ -1,0 +1,218 @@
+"""How Keras fits and evaluates a bound: the training step, over one device or several."""
+
+import typing
+
+import keras
+import tensorflow as tf
+
+from tf_ldiaf.config import TrainingSettings
+from tf_ldiaf.data import binarization
+from tf_ldiaf.execution.private import WithoutSymbolicBuild, without_gradient_sum
+from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps, TermMeans
+from tf_ldiaf.model.schedules import EpochSchedules
+from tf_ldiaf.probability.bounds import Terms
+
+
+class Objective(typing.NamedTuple):
+    """What `Trainer.compile` takes besides Keras's arguments; see there."""
+
+    seed: int
+    binarization: str
+    clip_norm: float
+    kl_warmup_epochs: int
+    structure_epochs: int
+    final_temperature: float
+    edge_cost: float
+    on_nonfinite: str
+
+
+class Trainer(WithoutSymbolicBuild, keras.Model):
+    """A Keras model that is fitted by maximising its ELBO.
+
+    A subclass gives the terms of the bound: `features(x)`, `terms(x, features, seed, num_samples, training, first)`,
+    `codes_and_innovations(features)`, its `gates`, `num_nodes`, `node_dim`, and `loops_can_be_compiled`.
+    """
+
+    loops_can_be_compiled = True
+
+    def make_metrics(self) -> None:
+        """Makes what is averaged over an epoch, and what changes with it. To be called at the end of `__init__`."""
+        nodes = [f"kl_node_{n + 1}" for n in range(self.num_nodes)]
+        self.term_means = TermMeans(["elbo", "reconstruction", "kl", *nodes, "gradient_norm"])
+        self.nonfinite_steps = NonFiniteSteps(self.term_means.names)
+        self.active_units = ActiveUnits((self.num_nodes, self.node_dim))
+        self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
+        self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
+        self.evaluated_images = keras.metrics.Sum(name="evaluated_images")
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        *,
+        seed: int = TrainingSettings.seed,
+        binarization: str = "none",
+        clip_norm: float = TrainingSettings.clip_norm,
+        kl_warmup_epochs: int = TrainingSettings.kl_warmup_epochs,
+        structure_epochs: int = 50,
+        final_temperature: float = TrainingSettings.final_temperature,
+        edge_cost: float = TrainingSettings.edge_cost,
+        on_nonfinite: str = TrainingSettings.on_nonfinite,
+        jit_compile: bool | str = "auto",
+        **kwargs,
+    ) -> None:
+        """As Keras's.
+
+        Args:
+            optimizer: a Keras optimizer or its name. Weight decay is for kernels only.
+            seed: everything random in the steps is a function of it and of the step's number.
+            binarization: "dynamic" if training images are grey, uint8 in 0-255 or float in 0-1: each step draws its
+                images of 0 and 1 from them. Otherwise they are 0 and 1 already.
+            clip_norm: largest global norm of the gradient; 0: it is not clipped.
+            kl_warmup_epochs: epochs over which the weight of the KL term rises to 1.
+            structure_epochs: epochs over which the gates' temperature falls from 1, if gates are learned.
+            final_temperature: to what it falls.
+            edge_cost: price of an open gate while gates are learned, nats per image. It comes in as the temperature
+                falls.
+            on_nonfinite: "skip" leaves out a step with a term that is infinite or not a number. Either way it is
+                counted.
+            jit_compile: whether XLA compiles the steps.
+            kwargs: Keras's.
+        """
+        optimizer = keras.optimizers.get(optimizer)
+        if not optimizer.built:
+            # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
+            optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias", "component"])
+        without_gradient_sum(optimizer)  # `_step` sums before it clips
+        self.objective = Objective(
+            *(seed, binarization, clip_norm, kl_warmup_epochs, structure_epochs, final_temperature, edge_cost),
+            on_nonfinite,
+        )
+        if not jit_compile:
+            self.compiled_part = "nothing"
+        elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            self.compiled_part = "gradients"  # XLA has no collectives on a CPU
+        else:
+            self.compiled_part = "loop" if self.loops_can_be_compiled else "step"
+        super().compile(optimizer=optimizer, jit_compile=self.compiled_part == "loop", **kwargs)
+
+    def get_compile_config(self):
+        optimizer = keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": optimizer, **self.objective._asdict(), "jit_compile": self.compiled_part != "nothing"}
+
+    def compile_from_config(self, config):
+        self.compile(**config | {"optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, *args, callbacks=None, **kwargs):
+        """As Keras's; temperature and KL weight follow the epoch, and averaged weights are what is validated."""
+        if self.built and self.compiled:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
+        averaging = [keras.callbacks.SwapEMAWeights()] if self.compiled and self.optimizer.use_ema else []
+        # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
+        kwargs.setdefault("shuffle", not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)))
+        return super().fit(x, *args, callbacks=[EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
+
+    def train_step(self, data):
+        """One step on images [B, ...]; or on a launch of `data.training_launches`, one step on each of its batches.
+
+        A launch of a model whose loops can be compiled is one XLA program: its loop keeps the weights in place, and is
+        entered once.
+        """
+        x, num_steps, weight = keras.utils.unpack_x_y_sample_weight(data)
+        step = self._program(self._step, "step")
+        if num_steps is None or len(num_steps.shape):
+            step(x, weight)
+        else:
+            tf.while_loop(lambda i: i < num_steps, lambda i: (step(x[i], None), i + 1)[1:], [0])
+        if self.gates.fixed is not None:
+            return self._shown()
+        return self._shown(temperature=tf.convert_to_tensor(self.temperature))
+
+    def _program(self, function, *parts):
+        """`function`, as an XLA program of its own if one of `parts` is what is compiled."""
+        if self.compiled_part not in parts:
+            return function
+        compiled = tf.function(function, jit_compile=True, autograph=False)
+        if self.compiled_part == "step":
+            return compiled
+        # Identities are tensors that know their device, which `tf.distribute` needs.
+        return lambda *arguments: tf.nest.map_structure(tf.identity, compiled(*arguments))
+
+    def _step(self, x, weight):
+        step = tf.cast(self.optimizer.iterations, tf.int32)
+        gradients, values = self._program(self._gradients, "gradients")(x, weight, step)
+        share_bad = self._share_bad(values)
+        replica: typing.Any = tf.distribute.get_replica_context()
+        if replica.num_replicas_in_sync > 1:
+            gradients, share_bad = replica.all_reduce(tf.distribute.ReduceOp.MEAN, (gradients, share_bad))
+        norm = tf.linalg.global_norm(gradients)
+        if self.objective.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.objective.clip_norm, norm)
+        values = self._with_norm(values, norm)
+        is_bad = tf.concat([share_bad > 0.0, [tf.logical_not(tf.math.is_finite(norm))]], axis=0)
+        self.nonfinite_steps.update_state(is_bad, step)
+        if self.objective.on_nonfinite == "skip":
+            tf.cond(tf.reduce_any(is_bad), lambda: None, lambda: self._learn(gradients, values, weight))
+        else:
+            self._learn(gradients, values, weight)
+
+    def _gradients(self, x, weight, step):
+        """Of the loss, for each trainable variable; and the `_values` that go with them."""
+        objective = self.objective
+        seed = tf.random.fold_in([objective.seed, 0], step)
+        if objective.binarization == "dynamic":
+            x = binarization.draw(x, tf.random.fold_in([objective.seed, 6], step))
+        with tf.GradientTape() as tape:
+            terms = self(x, seed=seed, training=True)
+            elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))
+            loss = -tf.reduce_mean(elbo if weight is None else elbo * weight)
+            if self.gates.fixed is None:
+                # Not from the start: an edge is worth nothing before its network has learned to use it.
+                price = objective.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))
+                loss += price * tf.reduce_sum(self.gates.probs())
+        return tape.gradient(loss, [v.value for v in self.trainable_variables]), self._values(terms)
+
+    def _learn(self, gradients, values, weight):
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self.term_means.update_state(values, weight)
+
+    def test_step(self, data):
+        x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
+        so_far, num = tf.cast(self.evaluated_images.total.value, tf.int32), tf.shape(x)[0]  # by this replica
+        self.evaluated_images.update_state(tf.cast(num, tf.float32))
+        first_image = so_far * tf.distribute.get_strategy().num_replicas_in_sync
+        values, innovations = self._program(self._validate, "step", "gradients")(x, first_image)
+        self.term_means.update_state(values, weight)
+        self.active_units.update_state(innovations, weight)
+        return self._shown(active_units=self.active_units.result())
+
+    def _validate(self, x, first_image):
+        features = self.features(x)
+        terms = self.terms(x, features, [self.objective.seed, 1], 1, first=(0, first_image))
+        values = self._with_norm(self._values(terms), 0.0)
+        return values, self.codes_and_innovations(features)[1]
+
+    def _shown(self, **logs):
+        """What Keras shows: some of `term_means`, and `logs`."""
+        means = self.term_means.result()
+        logs |= {name: means[name] for name in ("elbo", "reconstruction", "kl")}
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras takes the mean over an axis of what workers return (keras issue 20585).
+            logs = {name: value[tf.newaxis] for name, value in logs.items()}
+        return logs
+
+    def _values(self, terms: Terms) -> tf.Tensor:
+        """What `term_means` averages but the gradient's norm: [names - 1, B]."""
+        kl = tf.reduce_mean(terms.kl_per_node(), axis=0)
+        elbo, reconstruction = tf.reduce_mean(terms.elbo(), axis=0), tf.reduce_mean(terms.log_likelihood, axis=0)
+        return tf.stack([elbo, reconstruction, tf.reduce_sum(kl, axis=-1), *tf.unstack(kl, axis=-1)])
+
+    @staticmethod
+    def _with_norm(values, gradient_norm):
+        return tf.concat([values, tf.fill([1, tf.shape(values)[1]], gradient_norm)], axis=0)
+
+    @staticmethod
+    def _share_bad(values):
+        """Of each term, the share of images where it is infinite or not a number."""
+        return 1.0 - tf.reduce_mean(tf.cast(tf.math.is_finite(values), tf.float32), axis=1)

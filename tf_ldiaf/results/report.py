@@ -1,0 +1,142 @@
+"""What is said of a run in words: its report, its numbers as a table, and the model card of its SavedModel."""
+
+import dataclasses
+
+import networkx as nx
+
+from tf_ldiaf.config import Config
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.results.run_folder import RunFolder, best_row
+
+
+def edges_text(graph: nx.DiGraph) -> str:
+    """The edges of a `pictures.latent_graph`, parent -> child (weight); "" if it has none."""
+    return ", ".join(f"{parent} -> {child} ({weight:.2f})" for parent, child, weight in graph.edges(data="weight"))
+
+
+def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.DiGraph | None) -> str:
+    """report.md: a run on one page.
+
+    Args:
+        config: the settings.
+        folder: the run.
+        rows: of its history.
+        learned: the graph that was learned; None if it was given or the method has one.
+    """
+    best = best_row(rows, "final")
+    lines = [
+        f"# {config.method} on {config.dataset}",
+        "",
+        f"Settings: `{' '.join(config.to_flags())}`",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| best validation ELBO | {best['val_elbo']:.3f} nats, final phase, epoch {best['epoch']:.0f} |",
+        f"| its reconstruction term | {best['val_reconstruction']:.3f} nats |",
+        f"| its KL term | {best['val_kl']:.3f} nats |",
+        f"| training ELBO in that epoch | {best['elbo']:.3f} nats |",
+        f"| active units | {best['val_active_units']:.0f} of {config.num_nodes * config.node_dim} |",
+        f"| epochs | {len(rows)} |",
+        "",
+    ]
+    if learned is not None:
+        edges = edges_text(learned) or "no edges"
+        lines += [f"Learned graph, parent -> child (gate probability): {edges}.", ""]
+    if config.edges:
+        edges = ", ".join(f"z{parent} -> z{child}" for parent, child in config.fixed_edges or [])
+        lines += [f"Given graph, parent -> child: {edges or 'no edges'}.", ""]
+    lines += [f"![ELBO by epoch]({folder.curves_file.name})", "", "Test numbers and a SavedModel:", ""]
+    return "\n".join(
+        [*lines, *(f"    python -m tf_ldiaf.{name} --run_dir={folder.path}" for name in ("evaluate", "export")), ""]
+    )
+
+
+def metrics_table(metrics: dict) -> str:
+    """What `evaluation.evaluate` returned, for the screen and for model cards, as a Markdown table."""
+    num, samples = metrics["num_images"], metrics["num_importance_samples"]
+
+    def with_error(name):
+        return f"{metrics[f'test_{name}']:.2f} +- {metrics[f'test_{name}_stderr']:.2f}"
+
+    rows = [
+        ("method", metrics["method"]),
+        ("data", f"{metrics['dataset']}, {metrics['binarization']}, {num} test images"),
+        ("ELBO", f"{with_error('elbo')} nats"),
+        (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
+        ("bits per dimension", f"{metrics['test_bits_per_dim']:.4f}"),
+        ("reconstruction", f"{with_error('reconstruction')} nats"),
+        ("KL", f"{with_error('kl')} nats"),
+        *((f"KL of z{n + 1}", f"{kl:.2f} nats") for n, kl in enumerate(metrics["test_kl_per_node"])),
+        ("active units", f"{metrics['active_units']} of {metrics['latent_dimensions']}"),
+        ("parameters", f"{metrics['num_parameters']:,}"),
+        ("seed of the draws", str(metrics["seed"])),
+    ]
+    left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
+    head, *lines = [f"| {name:<{left}} | {value:<{right}} |" for name, value in rows]
+    return "\n".join([head, f"|{'-' * (left + 2)}|{'-' * (right + 2)}|", *lines])
+
+
+def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph: nx.DiGraph) -> str:
+    """README.md of a run's SavedModel.
+
+    Args:
+        folder: the run.
+        image_shape: (H, W).
+        name: of the SavedModel's folder.
+        graph: the latent graph, a `pictures.latent_graph`.
+
+    Raises:
+        ConfigError: metrics.json is not what evaluate wrote.
+    """
+    config, info = folder.read_config(), folder.read_info()
+    numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run when this was exported."
+    if folder.metrics_file.is_file():
+        try:
+            numbers = metrics_table(folder.read_metrics())
+        except (TypeError, KeyError, ValueError) as error:
+            raise ConfigError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
+    settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())
+    no_validation = " (the validation images were trained on like the others)" if not config.validation_fraction else ""
+    learned = "learned (edge, gate probability)" if config.learns_gates else "fixed"
+    return f"""# {name}
+
+A variational autoencoder of {" x ".join(map(str, image_shape))} binary images, made with tf_ldiaf.
+
+![samples](samples.png)
+
+## Data
+
+`{config.dataset_name}`, binarisation `{config.binarization}`. Numbers on other binarisations do not compare.
+
+## Method
+
+`{config.method}`: N = {config.num_nodes} nodes of D = {config.node_dim}, T = {config.num_flow_steps} flow steps.
+Settings: `{settings}`.
+Versions: {", ".join(f"{package} {version}" for package, version in info["versions"].items())}.
+
+## Numbers
+
+{numbers}
+
+ELBO by epoch{no_validation}:
+
+![curves](curves.png)
+
+## Latent graph
+
+Root z{config.num_nodes}; edges from parent to child, {learned}: {edges_text(graph) or "none"}.
+
+![graph](graph.png)
+
+## Use
+
+Only TensorFlow is needed:
+
+    import tensorflow as tf
+    model = tf.saved_model.load("{name}")
+    digits = model.signatures["sample"](num=tf.constant(16), seed=tf.constant(0))["probs"]
+
+Signatures: `sample(num, seed)`, `encode(images)`, `reconstruct(images, seed)`,
+`log_likelihood(images, num_importance_samples, seed)` in nats; images are float32
+[n, {", ".join(map(str, image_shape))}] of 0 and 1.
+"""
