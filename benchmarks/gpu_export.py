@@ -14,12 +14,11 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import peers
-from tf_ldiaf import LDIAF, Config
-from tf_ldiaf.data import images as data
+from tf_ldiaf import Config, data
 from tf_ldiaf.flags import define_settings, given_settings
-from tf_ldiaf.layers.gates import all_gates_open
-from tf_ldiaf.model import schedules
+from tf_ldiaf.layers.gates import all_gates_open, edges_of
 from tf_ldiaf.probability.noise import uniform
+from tf_ldiaf.training.phases import make_model
 
 
 def epoch_order(num_images, seed, epoch):
@@ -27,18 +26,17 @@ def epoch_order(num_images, seed, epoch):
     return tf.argsort(uniform((1, 1, num_images, 1), tf.stack([seed, epoch]))[0, 0, :, 0], stable=True)
 
 
-def make_launch(model, num_images, num_steps):
-    """A compiled function of (packed images [n, X / 8] uint8, call int32) that trains `num_steps` steps.
+def make_launch(model, num_images, num_steps, batch):
+    """A compiled function of (packed images [n, X / 8] uint8, call int32) that trains `num_steps` steps on `batch` images.
 
     The order of the images is a function of (seed, epoch); calls 0, 1, 2, .. go through the epochs one after another.
     Returns the mean ELBO of all calls so far, nats.
     """
-    batch = model.config.batch_size
     per_epoch = num_images // (batch * num_steps)
 
     @tf.function(jit_compile=True, autograph=False)
     def launch(packed, call):
-        order = epoch_order(num_images, model.config.seed, call // per_epoch)
+        order = epoch_order(num_images, model.objective.seed, call // per_epoch)
         # Not a slice: its beginning would be compiled into the program.
         rows = tf.gather(order, call % per_epoch * num_steps * batch + tf.range(num_steps * batch))
         rows = tf.reshape(tf.gather(packed, rows), [num_steps, batch, -1, 1])
@@ -62,7 +60,7 @@ def _captured(launch, arguments, model):
     return [by_handle[outer._id] for outer, _ in launch.get_concrete_function(*arguments).graph.captures]
 
 
-def export(launch, arguments, model, num_steps, folder):
+def export(launch, arguments, model, config, num_steps, folder):
     """Writes step.mlir (StableHLO), state.npz (variables, in the program's order) and step.json."""
     folder.mkdir(parents=True, exist_ok=True)
     captured = _captured(launch, arguments, model)
@@ -72,12 +70,12 @@ def export(launch, arguments, model, num_steps, folder):
     outputs = {int(parameter): int(output) for output, parameter in re.findall(r"\{(\d+)\}: \((\d+), \{\}", header)}
     (folder / "step.mlir").write_text(str(compiler_ir(stage="stablehlo", platform_name="CPU")))
     np.savez(folder / "state.npz", **{f"v{i}": variable.numpy() for i, variable in enumerate(captured)})
-    sizes = {name: getattr(model.config, name, model.num_pixels) for name in peers.SIZES}
+    sizes = {name: getattr(config, name, model.num_pixels) for name in peers.SIZES}
     meta = {
         "num_variables": len(captured),
         "output_of_parameter": outputs,
         "steps_per_call": num_steps,
-        "batch_size": model.config.batch_size,
+        "batch_size": config.batch_size,
         "flops_per_image": peers.training_flops(sizes),
     }
     (folder / "step.json").write_text(json.dumps(meta, indent=1))
@@ -92,15 +90,15 @@ def load(launch, arguments, model, file):
 
 def main(_):
     config = Config.from_json(given_settings())
-    images = data.load(config).train
-    model = LDIAF(config, all_gates_open(config.num_nodes))
-    num_steps = config.epochs * data.steps_per_epoch(images, config)
-    model.compile(schedules.make_optimizer(config, num_steps)).build((None, *images.shape[1:]))
+    images = data.load_training(config, config.seed).train
+    edges = edges_of(all_gates_open(config.num_nodes))
+    num_steps = config.epochs * data.steps_per_epoch(images, config.batch_size)
+    model = make_model(config, edges, images.shape[1:], num_steps)
     model.optimizer.build(model.trainable_variables)
     packed = np.packbits(images.reshape(len(images), -1), axis=1)
-    launch = make_launch(model, len(images), flags.FLAGS.steps)
+    launch = make_launch(model, len(images), flags.FLAGS.steps, config.batch_size)
     folder = pathlib.Path(flags.FLAGS.out)
-    export(launch, (tf.constant(packed), tf.constant(0)), model, flags.FLAGS.steps, folder)
+    export(launch, (tf.constant(packed), tf.constant(0)), model, config, flags.FLAGS.steps, folder)
     np.save(folder / "data.npy", packed)
 
 

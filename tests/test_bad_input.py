@@ -19,7 +19,7 @@ from tf_ldiaf import Config
 
 # A process that has imported TensorFlow is forked for each case: a case takes a tenth of a second, not five.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["PIL.Image", "tf_ldiaf.sampling", "tf_ldiaf.saved_model", "tf_ldiaf.training"])
+FORKS.set_forkserver_preload(["PIL.Image", "tf_ldiaf.results.sampling", "tf_ldiaf.training.phases"])
 
 
 def run_here(cwd, line, output):
@@ -65,7 +65,7 @@ def succeed(line, cwd, output):
 
 def wrong_values(field):
     """Values that a flag cannot have, from what its setting says of itself."""
-    kind = Config.__annotations__[field.name]
+    kind = field.type
     if field.metadata["choices"]:
         return ["", "none-of-them", field.metadata["choices"][0].upper()]
     if kind is bool:
@@ -265,7 +265,7 @@ DAMAGE += [
     of_class("os", "system"), of_class("subprocess", "Popen", args=["touch", "escaped"]), of_class("builtins",
     "eval"),
     of_class("keras", "Sequential"), of_class("keras.layers", "Lambda", function=LAMBDA),
-    of_class("tf_ldiaf.model", "LDIAF", config={"epochs": "7"}), of_class("tf_ldiaf.cli", "run"),
+    of_class("tf_ldiaf.model.ldiaf", "LDIAF", config={"num_nodes": "7"}), of_class("tf_ldiaf.cli", "run"),
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_the_launch_for_a_gpu_trains_on_its_epochs_images_in_their_order(compile
         model.build((None, 9))
         model.optimizer.build(model.trainable_variables)
         if packed:
-            launch = gpu_export.make_launch(model, 48, 3)
+            launch = gpu_export.make_launch(model, 48, 3, 8)
             bits = tf.constant(np.packbits(x, axis=1))
             elbos.append([float(launch(bits, tf.constant(call))) for call in range(4)])
         else:

@@ -8,7 +8,15 @@ import pytest
 import tensorflow as tf
 
 from tf_ldiaf import Config
-from tf_ldiaf.layers.gates import _LARGEST_LOGIT, _RATE, Gates, adjacency_of, all_gates_open, edges_of, most_probable_graph
+from tf_ldiaf.layers.gates import (
+    _LARGEST_LOGIT,
+    _RATE,
+    Gates,
+    adjacency_of,
+    all_gates_open,
+    edges_of,
+    most_probable_graph,
+)
 
 
 def make(num_nodes=4, logits=None, **kwargs):
@@ -127,10 +135,13 @@ def test_fixed_gates_are_the_given_ones_and_have_no_weights():
 
 
 @pytest.mark.parametrize(
-    "edges", [[(4, 1)], [(3, 0)], [(1, 2)], [(2, 2)], [(3, 1), (2, 1.0)], [(3, 2, 1)], [3], ["31"], np.eye(3), [(np.nan, 1)]]
+    "edges",
+    [[(4, 1)], [(3, 0)], [(1, 2)], [(2, 2)], [(3, 1), (2, 1.0)], [(3, 2, 1)], [3], ["31"], np.eye(3), [(np.nan, 1)]],
 )
 def test_bad_edges_are_refused(edges):
-    with pytest.raises(ValueError, match=r"edges must be pairs \(parent, child\) of .* 3 >= parent > child >= 1\. Received: "):
+    with pytest.raises(
+        ValueError, match=r"edges must be pairs \(parent, child\) of .* 3 >= parent > child >= 1\. Received: "
+    ):
         Gates(3, edges)
 
 

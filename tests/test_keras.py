@@ -1,5 +1,7 @@
 """The model as anyone's Keras model: trained, evaluated, saved and loaded, compiled or not."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ def test_five_lines_of_plain_keras(images):
     keras.utils.set_random_seed(0)
     data = tf.data.Dataset.from_tensor_slices(np.tile(images(2), (16, 1, 1))).batch(32).repeat(100)
     model = LDIAF(num_nodes=1, node_dim=2, num_flow_steps=0, encoder_units=[8], decoder_units=[8])
-    model.compile(keras.optimizers.Adam(0.03))
+    model.compile(keras.optimizers.Adam(0.03), kl_warmup_epochs=0)
     before = model.evaluate(data.take(20), return_dict=True, verbose=0)
     model.fit(data, epochs=2, verbose=0)
     after = model.evaluate(data.take(20), return_dict=True, verbose=0)
@@ -65,7 +67,7 @@ def test_saved_model_is_the_model_with_its_optimizer(trained, images, tmp_path):
     model, _ = trained
     model.save(tmp_path / "model.keras")
     copy = keras.models.load_model(tmp_path / "model.keras")
-    assert copy.get_config() == model.get_config()
+    assert json.dumps(copy.get_config()) == json.dumps(model.get_config())  # without what is a list or a tuple
     assert copy.objective == model.objective
     assert copy.get_compile_config() == model.get_compile_config()
     for term, again in zip(model(images(4), seed=(1, 2)), copy(images(4), seed=(1, 2)), strict=True):

@@ -1,41 +1,171 @@
-"""Activations against Keras's and float64; stacked layers against slices."""
+"""Every public layer against one contract; stacked layers against slices."""
+
+import json
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.layers.stacked import StackedDense, at, dense_network, elu, softplus
-
-POINTS = np.concatenate([np.linspace(-100, 100, 4001), np.geomspace(1e-12, 1, 500), -np.geomspace(1e-12, 1, 500)])
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize(
-    ("function", "value", "slope"),
-    [
-        (elu, lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), lambda x: np.exp(np.minimum(x, 0))),
-        (softplus, lambda x: np.logaddexp(0, x), lambda x: 1 / (1 + np.exp(-x))),
-    ],
+from tf_ldiaf import layers
+from tf_ldiaf.layers import (
+    Gates,
+    GaussianNetworks,
+    InverseAutoregressiveFlow,
+    LatentGraph,
+    MixturePrior,
+    StackedDense,
 )
-def test_activation_and_its_gradient_in_float64(function, value, slope, jit_compile):
-    @tf.function(jit_compile=jit_compile)
-    def both(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = function(x)
-        return y, tape.gradient(y, x)
+from tf_ldiaf.layers.stacked import at, dense_network
 
-    x = np.append(POINTS, 0.0).astype("float32")
-    found, gradient = both(tf.constant(x))
-    np.testing.assert_allclose(found, value(x.astype("float64")), rtol=1e-6, atol=1.2e-7)
-    np.testing.assert_allclose(gradient, slope(x.astype("float64")), atol=1e-6)
+
+def drawn(shape, seed=0):
+    return tf.random.stateless_normal(shape, [seed, 5])
+
+
+def graph(**settings):
+    settings = {"node_units": (8,), "flow_units": (8,), "context_dim": 4} | settings
+    return LatentGraph(3, 2, **settings)
+
+
+def of_graph(layer, features):
+    prior, posterior = layer.prior(), layer.posterior(features)
+    z, log_prob = posterior.experimental_sample_and_log_prob(2, seed=(1, 2))
+    return [z, log_prob, prior.log_prob(z), prior.sample(3, seed=1)]
+
+
+def of_gates(layer):
+    relaxed = [layer.sample((2, 3), 0.5, [1, 2])] if layer.fixed is None else []
+    return [layer.probs(), layer.adjacency(), *relaxed]
+
+
+def of_flow(layer, z, context):
+    every = layer.bijectors(tf.stack([context, 1.0 - context])[: layer.num_nodes])(layer.num_nodes - 1)
+    return [every.forward(z), every.forward_log_det_jacobian(z, event_ndims=1)]
+
+
+def case(make, inputs=(), build_shape=None, is_callable=True, method=None, no_gradient=()):
+    """How the layer is made; what it takes; what it is built for; its method of (layer, *inputs), if not its call."""
+    return types.SimpleNamespace(
+        make=make,
+        inputs=[drawn(shape, i) for i, shape in enumerate(inputs)],
+        build_shape=build_shape,
+        is_callable=is_callable,
+        method=method or (lambda layer, *inputs: tf.nest.flatten(layer(*inputs))),
+        no_gradient=no_gradient,
+    )
+
+
+FLOW_INPUTS = [(5, 2), (5, 3)]
+CASES = {
+    "StackedDense": case(lambda: StackedDense(4, 3, "he_normal"), [(4, 5, 6)], (4, None, 6)),
+    "StackedDense of others": case(
+        lambda: StackedDense(2, 3, keras.initializers.RandomNormal(0.0, 2.0), False, [4, 2]), [(1, 5, 4)], (None, 4)
+    ),
+    "GaussianNetworks": case(lambda: GaussianNetworks(3, 2, (8, 7), 4), [(5, 6)], (None, 6)),
+    "GaussianNetworks of others": case(
+        lambda: GaussianNetworks(2, 2, [8], input_dims=[6, 3]), [(5, 6)], (None, 6), no_gradient=["context"]
+    ),
+    "Gates learned": case(lambda: Gates(3, initial_prob=0.7), [], (), False, of_gates),
+    "Gates fixed": case(lambda: Gates(3, [(3, 1)]), [], (), False, of_gates),
+    "InverseAutoregressiveFlow": case(lambda: InverseAutoregressiveFlow(2, 3, 2, [8, 7]), FLOW_INPUTS),
+    "InverseAutoregressiveFlow of nodes": case(
+        lambda: InverseAutoregressiveFlow(2, 3, 1, (8,), num_nodes=2), FLOW_INPUTS, None, False, of_flow
+    ),
+    "MixturePrior": case(lambda: MixturePrior(3, 2), [(4, 5, 2)], (None, 2)),
+    "LatentGraph learned": case(lambda: graph(num_flow_steps=1, initial_gate_prob=0.7), [(5, 6)], (None, 6)),
+    "LatentGraph fixed": case(
+        lambda: graph(edges=[(3, 1), (2, 1)], root_components=2), [(5, 6)], (None, 6), method=of_graph
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_contract_of_a_layer(name, randomise, tmp_path):
+    """Usable unbuilt; its settings, its weights and what it computes survive each of Keras's ways of saving."""
+    keras.utils.set_random_seed(0)
+    given = CASES[name]
+    layer = given.make()
+    given.method(layer, *given.inputs)
+    randomise(layer)
+    expected = given.method(layer, *given.inputs)
+    assert all(np.isfinite(part).all() for part in expected)
+
+    fresh = given.make()  # built without being used
+    fresh.build() if given.build_shape in ((), None) else fresh.build(given.build_shape)
+    assert [w.shape for w in fresh.weights] == [w.shape for w in layer.weights]
+    config = layer.get_config()
+    assert json.loads(json.dumps(config)) == json.loads(json.dumps(given.make().get_config() | {"name": layer.name}))
+    copies = [fresh, type(layer).from_config(config), type(layer).from_config(json.loads(json.dumps(config)))]
+    copies.append(keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer)))
+    for copy in copies:
+        assert type(copy) is type(layer)
+        if copy is not fresh:
+            assert json.dumps(copy.get_config()) == json.dumps(config)
+        if not copy.built:
+            given.method(copy, *given.inputs)
+        copy.set_weights(layer.get_weights())
+        for one, other in zip(given.method(copy, *given.inputs), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    if not given.is_callable:
+        return
+    # In somebody's functional model, saved and loaded.
+    inputs = [keras.Input(batch_shape=(None, *x.shape[1:])) for x in given.inputs]
+    if isinstance(layer, StackedDense):
+        inputs = [keras.Input(batch_shape=given.inputs[0].shape)]
+    model = keras.Model(inputs, tf.nest.flatten(layer(*inputs)))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = tf.nest.flatten(layer(*given.inputs))
+    for found in (model(given.inputs), loaded(given.inputs)):
+        for one, other in zip(tf.nest.flatten(found), expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_weight_of_a_layer_gets_a_gradient(name, randomise):
+    keras.utils.set_random_seed(0)
+    given = CASES[name]
+    layer = given.make()
+    given.method(layer, *given.inputs)
+    randomise(layer)
+    with tf.GradientTape() as tape:
+        loss = tf.add_n([tf.reduce_sum(tf.sin(part)) for part in given.method(layer, *given.inputs)])
+    gradients = tape.gradient(loss, [v.value for v in layer.trainable_variables])
+    assert len(gradients) == (0 if name == "Gates fixed" else len(layer.weights))
+    for variable, gradient in zip(layer.trainable_variables, gradients, strict=True):
+        if name == "LatentGraph learned" and variable.name == "scaled_logits":  # decided, outside of training
+            assert gradient is None
+            continue
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient).all(), variable.path
+        assert np.any(gradient), variable.path
+
+
+def test_every_public_layer_is_under_the_contract():
+    assert {name.partition(" ")[0] for name in CASES} == set(layers.__all__)
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2])
+def test_a_flow_of_several_nodes_is_called_for_the_first(num_nodes):
+    flow, z, context = InverseAutoregressiveFlow(2, 3, 2, (8,), num_nodes), drawn((5, 2)), drawn((5, 3), 1)
+    found, log_det = flow(z, context)
+    contexts = tf.stack([context, 1.0 - context])[:num_nodes]
+    np.testing.assert_allclose(found, flow.bijectors(contexts)(0).forward(z), atol=1e-6)
+    assert (found.shape, log_det.shape) == ((5, 2), (5,))
+
+
+@pytest.mark.parametrize("name", ["probs", "adjacency"])
+def test_gates_that_were_not_built_are_usable(name):
+    found = getattr(Gates(3, initial_prob=0.75), name)()
+    np.testing.assert_allclose(found, np.triu(np.full((3, 3), 0.75 if name == "probs" else 1.0), 1), atol=1e-6)
 
 
 def test_stacked_weights_under_a_repeated_mask():
     keras.utils.set_random_seed(0)
-    layer = StackedDense([2, 2, 2, 2], 3, keras.initializers.HeNormal)
-    layer.build()
+    layer = StackedDense(4, 3, keras.initializers.HeNormal())
+    layer.build((None, 2))
     layer.bias.assign(np.arange(12.0).reshape(4, 1, 3))
     mask = np.arange(12).reshape(2, 2, 3) % 2
     kernel, bias = layer.weights_of(mask.astype("float32"))
@@ -69,7 +199,7 @@ def test_gradients_of_one_network_in_a_loop_are_those_of_the_slices(bias_rows):
     tensors = [as_float(rng.normal(size=shape)) for shape in shapes]
 
     def plain(k_0, b_0, k_1, b_1, x, scale):
-        outputs = [(elu(x @ k_0[n] + b_0[n]) @ k_1[n] + b_1[n]) * scale[n] for n in range(3)]
+        outputs = [(tf.nn.elu(x @ k_0[n] + b_0[n]) @ k_1[n] + b_1[n]) * scale[n] for n in range(3)]
         return tf.add_n([tf.reduce_sum(tf.sin(y)) for y in outputs])
 
     def looped(k_0, b_0, k_1, b_1, x, scale):

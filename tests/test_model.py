@@ -3,6 +3,7 @@
 import inspect
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -107,9 +108,12 @@ def test_terms_sum_to_the_joint_and_to_the_inverse_path_of_the_posterior(build, 
     np.testing.assert_allclose(terms.elbo()[0], log_joint - tf.reduce_sum(terms.log_posterior[0], axis=-1), atol=1e-4)
 
 
-def test_probabilities_of_all_images_sum_to_one_and_are_those_of_samples(build):
+def test_probabilities_of_all_images_sum_to_one_and_are_those_of_samples(tiny, randomise):
     """16 images of 2 x 2. Any slip in prior, posterior, flow or determinant moves the total away from 1."""
-    model = build(adjacency=CHAIN, shape=(2, 2), node_dim=1)
+    keras.utils.set_random_seed(0)
+    model = LDIAF.from_settings(tiny(node_dim=1), edges=[(2, 1), (3, 2)])
+    model.build((None, 2, 2))
+    randomise(model, 0.2, seed=3)
     # A broad posterior, so that the importance weights have a finite variance.
     model.graph.bottom_up.stack[-1].bias.assign_add(np.tile([0.0, 5.0, 0.0, 0.0, 0.0, 0.0], (3, 1, 1)))
     model.graph.flows.stack[-1].bias.assign_add(np.tile([0.0, 3.0], (6, 1, 1)))
@@ -117,7 +121,7 @@ def test_probabilities_of_all_images_sum_to_one_and_are_those_of_samples(build):
     weights = np.exp(model(x, seed=(5, 6), num_samples=20_000).elbo().numpy())
     probability, variance = weights.mean(axis=0), weights.var(axis=0) / 20_000
     assert np.sqrt(variance.sum()) < 0.01
-    assert weights.max() < 300  # no rare draw decides
+    assert weights.max() < 30  # no rare draw decides
     # 17 comparisons at 5 standard errors: a right model fails for 1 seed in 100,000.
     assert abs(probability.sum() - 1) < 5 * np.sqrt(variance.sum())
     samples = model.sample(20_000, seed=7)["images"].numpy().reshape(-1, 4) @ [8, 4, 2, 1]
@@ -258,10 +262,9 @@ def test_images_of_another_size_are_refused(tiny):
     with pytest.raises(ValueError, match=r"shape \(3, 3\). Received: \(2, 2\)"):
         model.encode(np.zeros((9, 2, 2), "float32"))
     unbuilt = LDIAF.from_settings(tiny("vae"))
-    uses = {"sample": lambda: unbuilt.sample(1), "prior": unbuilt.prior, "likelihood": lambda: unbuilt.likelihood([[[0.0]]])}
-    for name, use in uses.items():
+    for name, arguments in {"sample": [1], "prior": [], "likelihood": [tf.zeros([1, 1, 2])]}.items():
         with pytest.raises(ValueError, match=f"^{name} needs a model that knows the size of its images. Received: "):
-            use()
+            getattr(unbuilt, name)(*arguments)
 
 
 def test_a_bound_needs_a_sample(tiny):
@@ -292,7 +295,7 @@ def defaults(function):
 
 
 def test_a_default_has_one_home():
-    """What a model and its training can be told has the settings' default, except what a model of one's own needs not."""
+    """What a model and its training can be told has the default of the settings."""
     config, model, training = Config(), defaults(LDIAF.__init__), defaults(LDIAF.compile)
     own = {"edges": None, "encoder": None, "decoder": None}
     assert {name: model.pop(name) for name in own} == own

@@ -48,7 +48,9 @@ def test_fusion_and_densities_of_scales_between_e_to_the_minus_20_and_20():
     np.testing.assert_allclose(found[1], total**-0.5, rtol=1e-5)
     expected = (prior_loc * precisions[0] + loc * precisions[1]) / total
     np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-5)
-    assert_finite_with_gradients(lambda z, scale: tfd.MultivariateNormalDiag([0.0], scale[:, tf.newaxis]).log_prob(z[:, tf.newaxis]), loc, scale)
+    assert_finite_with_gradients(
+        lambda z, scale: tfd.MultivariateNormalDiag([0.0], scale[:, tf.newaxis]).log_prob(z[:, tf.newaxis]), loc, scale
+    )
 
 
 @pytest.mark.parametrize("outputs", [-80, -20, 0, 20, 80])
@@ -56,7 +58,6 @@ def test_flows_whose_networks_say_extreme_things(build, outputs):
     model = build("ldiaf", num_flow_steps=3)
     last = model.graph.flows.stack[-1]
     last.bias.assign(tf.fill(last.bias.shape, float(outputs)))
-
 
     def both(z):
         flow = model.graph.flows.bijectors(tf.ones([3, 4, 4]))(1)

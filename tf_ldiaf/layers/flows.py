@@ -86,7 +86,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
 
     def bijector(self, context: tf.Tensor) -> tfb.Chain:
         """The first node's flow as a TFP bijector on [..., B, D], for h [B, H]."""
-        return self.bijectors(tf.convert_to_tensor(context)[tf.newaxis])(0)
+        return self.bijectors(tf.repeat(tf.convert_to_tensor(context)[tf.newaxis], self.num_nodes, axis=0))(0)
 
     def bijectors(self, contexts: tf.Tensor) -> Callable[[tf.Tensor | int], tfb.Chain]:
         """The flows of all nodes, for the context of each.
@@ -107,7 +107,6 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
             return lambda z: tf.split(dense_network(weights, z, i), 2, axis=-1)
 
         return lambda n: inverse_autoregressive_flow([network(n * self.num_steps + t) for t in range(self.num_steps)])
-
 
 
 def _uniform(scale):

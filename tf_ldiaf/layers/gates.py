@@ -38,8 +38,9 @@ def adjacency_of(num_nodes: int, edges: Sequence[tuple[int, int]]) -> np.ndarray
     """
     adjacency = np.zeros((num_nodes, num_nodes), "float32")
     for edge in edges:
-        parent, child = edge if isinstance(edge, (tuple, list)) and len(edge) == 2 else (0, 0)
-        if not (isinstance(parent, (int, np.integer)) and num_nodes >= parent > child >= 1):
+        is_pair = np.shape(edge) == (2,) and all(isinstance(node, (int, np.integer)) for node in edge)
+        parent, child = edge if is_pair else (0, 0)
+        if not num_nodes >= parent > child >= 1:
             raise ValueError(
                 f"edges must be pairs (parent, child) of node numbers with {num_nodes} >= parent > child >= 1. "
                 f"Received: {edge}."
@@ -103,6 +104,8 @@ class Gates(keras.layers.Layer):
     @property
     def gate_logits(self) -> tf.Tensor:
         """[N, N]; of the gates that can be, those above the diagonal."""
+        if not self.built:
+            self.build()
         return _RATE * tf.convert_to_tensor(self.scaled_logits)
 
     def probs(self) -> tf.Tensor:

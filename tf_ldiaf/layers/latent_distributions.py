@@ -165,7 +165,8 @@ class LatentPosterior(_OverNodes):
         z, loc, scale, log_det = self._graph.descend(shape, self._gates, visit, num_parts=4)
         log_posterior = self._noise().log_prob(noise) - log_det
         parts = z, z - loc, log_prior(self._graph, z, loc, scale), log_posterior
-        return Draw(*map(_by_draw, parts))
+        # One node and a batch of unknown size broadcast to a number of nodes that TensorFlow does not know.
+        return Draw(*(_by_draw(tf.ensure_shape(p, [self._graph.num_nodes, *p.shape[1:]])) for p in parts))
 
     def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
         z, lead = _as_draws(z, self._batch_shape_tensor())

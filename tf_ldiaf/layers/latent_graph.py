@@ -91,6 +91,8 @@ class LatentGraph(keras.layers.Layer):
             features: [B, F], what the encoder says of images.
             gates: what `draw_gates` returns; the most probable graph by default.
         """
+        if not self.built:
+            self.build(features.shape)
         return LatentPosterior(self, self.bottom_up(features), self.draw_gates() if gates is None else gates)
 
     def draw_gates(self, shape=(1, 1), temperature: tf.Tensor | None = None, seed=None) -> tf.Tensor:

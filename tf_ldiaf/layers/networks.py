@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_ldiaf.layers.stacked import StackedDense, dense_network
+from tf_ldiaf.probability.activations import elu
 from tf_ldiaf.probability.gaussians import positive
 
 
@@ -77,4 +78,4 @@ class GaussianNetworks(keras.layers.Layer):
     def _parameters(self, weights, inputs, n=None):
         sizes = [self.node_dim, self.node_dim, self.context_dim]
         loc, raw_scale, context = tf.split(dense_network(weights, inputs, n), sizes, axis=-1)
-        return GaussianParameters(loc, positive(raw_scale), tf.nn.elu(context))
+        return GaussianParameters(loc, positive(raw_scale), elu(context))

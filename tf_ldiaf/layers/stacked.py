@@ -7,39 +7,46 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_ldiaf.probability.activations import elu
+
 
 @tf.custom_gradient
-def at(stack, n) -> typing.Any:
+def at(stack: tf.Tensor, n: tf.Tensor | int) -> typing.Any:
     """stack[n]. In a loop TensorFlow keeps all that a slice's derivative takes, for every pass; this one takes n."""
-    return stack[n], lambda upstream: (_placed(upstream, stack, n), None)
+    shape = tf.shape(stack)
+    return stack[n], lambda upstream: (tf.scatter_nd([[n]], upstream[tf.newaxis], shape), None)
 
 
-def _placed(slice_n, stack, n):
-    """Zeros like `stack`, with `slice_n` at [n]."""
-    return tf.raw_ops.StridedSliceGrad(
-        shape=tf.shape(stack), begin=[n], end=[n + 1], strides=[1], dy=slice_n, shrink_axis_mask=1
-    )
-
-
-def dense_network(weights, inputs, n=None):
+def dense_network(weights, inputs: tf.Tensor, n: tf.Tensor | int | None = None) -> tf.Tensor:
     """ELU networks with a linear last layer.
 
     Args:
         weights: (kernel, bias) of each layer for N networks, [N, in, out] and [N, 1 or B, out].
-        inputs: [N or 1, B, in]; or [..., in] for one network.
+        inputs: [N or 1, B, in]; or [..., B, in] for one network.
         n: index of the one network, or None: all.
 
     Returns:
-        [N, B, out]; or [..., out].
+        [N, B, out]; or [..., B, out].
     """
     outputs = inputs
     for i, (kernel, bias) in enumerate(weights):
-        outputs = tf.nn.elu(outputs) if i else outputs
-        if n is None:
-            outputs = tf.matmul(outputs, kernel) + bias
-        else:
-            outputs = tf.tensordot(outputs, at(kernel, n), 1) + at(bias, n)
+        outputs = elu(outputs) if i else outputs
+        outputs = tf.matmul(outputs, kernel) + bias if n is None else _rows(outputs, at(kernel, n)) + _bias_at(bias, n)
     return outputs
+
+
+def _rows(inputs, kernel):
+    """inputs @ kernel for [..., in] and [in, out], as one product of two matrices."""
+    rows = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernel)
+    return tf.reshape(rows, tf.concat([tf.shape(inputs)[:-1], [kernel.shape[-1]]], axis=0))
+
+
+def _bias_at(bias, n):
+    if bias.shape[1] != 1:
+        return at(bias, n)
+    # A bias that all rows share is taken by a product. XLA on a CPU would draw a slice at a loop's index into the
+    # elementwise operations that use it, and they could not be vectorised.
+    return tf.tensordot(tf.one_hot(n, bias.shape[0]), bias, 1)
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")

@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_ldiaf.probability.activations import softplus
+
 tfb = tfp.bijectors
 
 Network = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -60,9 +62,9 @@ def _step(network):
     known: list = [None, None]
 
     def bijector_fn(z):
-        if known[0] is not z:
+        if known[0] is not z or tf.executing_eagerly():  # where a gradient tape may be new
             m, gate_logit = network(z)
-            log_s = tf.math.log_sigmoid(gate_logit + 2.0)
+            log_s = -softplus(-gate_logit - 2.0)  # log sigmoid
             # The inverse of the step's affine map, written without a division by s.
             affine = tfb.Chain([tfb.Shift((1.0 - tf.exp(log_s)) * m), tfb.Scale(log_scale=log_s)])
             known[:] = z, tfb.Invert(affine)

@@ -1,0 +1,192 @@
+"""Networks of one's own: our flow behind somebody's encoder, and somebody's encoder and decoder in our model."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_ldiaf import LDIAF
+from tf_ldiaf.layers import InverseAutoregressiveFlow
+from tf_ldiaf.results.saved_model import ServedModel
+
+tfd = tfp.distributions
+
+
+def test_a_flow_behind_somebodys_encoder_learns(images):
+    """A variational autoencoder of Keras and TFP, written out."""
+    keras.utils.set_random_seed(0)
+    x = np.tile(images(2).reshape(2, 9), (16, 1))
+    encoder = keras.Sequential([keras.layers.Dense(16, "relu"), keras.layers.Dense(4 + 3)])
+    decoder = keras.Sequential([keras.layers.Dense(16, "relu"), keras.layers.Dense(9)])
+    flow = InverseAutoregressiveFlow(node_dim=2, context_dim=3, units=(16,))
+    prior, optimizer = tfd.MultivariateNormalDiag(tf.zeros(2)), keras.optimizers.Adam(0.01)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loc, raw_scale, context = tf.split(encoder(x), [2, 2, 3], axis=-1)
+            base = tfd.MultivariateNormalDiag(loc, tf.nn.softplus(raw_scale))
+            posterior = tfd.TransformedDistribution(base, flow.bijector(context))
+            z, log_q = posterior.experimental_sample_and_log_prob()
+            likelihood = tfd.Independent(tfd.Bernoulli(logits=decoder(z)), 1)
+            loss = -tf.reduce_mean(likelihood.log_prob(x) + prior.log_prob(z) - log_q)
+        variables = [*encoder.trainable_variables, *decoder.trainable_variables, *flow.trainable_variables]
+        optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+        return -loss
+
+    encoder.build((None, 9))
+    decoder.build((None, 2))
+    flow.build()
+    before = [v.numpy() for v in flow.trainable_variables]
+    elbos = [float(step()) for _ in range(300)]
+    assert np.mean(elbos[:5]) < -6
+    assert -1.5 < np.mean(elbos[-20:]) < -np.log(2) + 0.1
+    assert all((v.numpy() != old).any() for v, old in zip(flow.trainable_variables, before, strict=True))
+
+
+def test_a_flow_in_somebodys_keras_model_is_fitted_and_saved(images, tmp_path):
+    keras.utils.set_random_seed(0)
+    z_0, h = keras.Input((2,)), keras.Input((3,))
+    z, log_det = InverseAutoregressiveFlow(node_dim=2, context_dim=3, units=(8,))(z_0, keras.layers.Dense(3)(h))
+    model = keras.Model([z_0, h], [z, log_det])
+    model.compile("adam", loss=["mse", None])
+    x, y = [tf.ones([8, 2]), tf.ones([8, 3])], tf.zeros([8, 2])
+    losses = model.fit(x, [y, tf.zeros([8])], epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    model.save(tmp_path / "model.keras")
+    for one, other in zip(keras.models.load_model(tmp_path / "model.keras")(x), model(x), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def convolutions():
+    """(encoder, decoder) for images [8, 8, 1] and two nodes of two dimensions."""
+    x = keras.Input((8, 8, 1))
+    features = keras.layers.Conv2D(4, 3, 2, "same", activation="elu")(x)
+    encoder = keras.Model(x, keras.layers.Dense(6, "elu")(keras.layers.Flatten()(features)), name="somebodys")
+    decoder = keras.Sequential([
+        keras.Input((2, 2)), keras.layers.Flatten(), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1)),
+        keras.layers.Conv2DTranspose(1, 3, 2, "same"),
+    ])  # fmt: skip
+    return encoder, decoder
+
+
+def assert_same_uses(one, other, x):
+    for name, value in one.bounds(x, 3, seed=1).items():
+        np.testing.assert_allclose(other.bounds(x, 3, seed=1)[name], value, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(other.encode(x), one.encode(x), atol=1e-6)
+    for part, value in one.sample(3, seed=2).items():
+        np.testing.assert_allclose(other.sample(3, seed=2)[part], value, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def fitted(images):
+    keras.utils.set_random_seed(0)
+    encoder, decoder = convolutions()
+    sizes = {"edges": [(2, 1)], "node_units": [8], "flow_units": [8], "context_dim": 3}
+    model = LDIAF(2, 2, 1, encoder=encoder, decoder=decoder, **sizes)
+    model.compile(keras.optimizers.Adam(0.01))
+    x = np.tile(images(2, (8, 8, 1)), (16, 1, 1, 1))
+    history = model.fit(x, epochs=3, batch_size=8, verbose=0).history
+    assert history["elbo"][-1] > history["elbo"][0]
+    return model, x[:4]
+
+
+def test_a_model_of_ones_own_networks_is_fitted_saved_and_loaded(fitted, tmp_path):
+    model, x = fitted
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is LDIAF
+    assert loaded.encoder.name == "somebodys"
+    assert loaded.edges == [(2, 1)]
+    assert_same_uses(model, loaded, x)
+    assert model.likelihood(model.prior().sample(5)).event_shape == (8, 8, 1)
+    loaded.fit(x, verbose=0)
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) + 1
+
+
+def test_a_model_of_ones_own_networks_is_served(fitted, tmp_path):
+    model, x = fitted
+    tf.saved_model.save(ServedModel(model), str(tmp_path / "served"))
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(served.encode(x)["codes"], model.encode(x), atol=1e-5)
+    found = served.log_likelihood(x, 7, 3)["log_likelihood"]
+    np.testing.assert_allclose(found, model.log_likelihood(x, 7, seed=3), rtol=1e-5, atol=1e-4)
+    for part, value in model.sample(3, seed=2).items():
+        np.testing.assert_allclose(served.sample(3, 2)[part], value, atol=1e-5)
+    for part, value in model.reconstruct(x, seed=2).items():
+        np.testing.assert_allclose(served.reconstruct(x, 2)[part], value, atol=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    """Somebody's registered model, which has no input shape that can be asked for."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.dense = keras.layers.Dense(width, "relu")
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        return super().get_config() | {"width": self.width}
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(6, "relu")])
+
+
+@pytest.mark.parametrize(("make_encoder", "shape"), [(unbuilt, (3, 3)), (unbuilt, (9,)), (lambda: Subclassed(6), (9,))])
+def test_an_encoder_without_an_input_shape_takes_the_images_as_they_are(make_encoder, shape, images, tmp_path):
+    keras.utils.set_random_seed(0)
+    model, x = LDIAF(2, 2, 1, encoder=make_encoder(), decoder_units=[8]), images(4, shape)
+    model(x)
+    np.testing.assert_allclose(model.features(x), model.encoder(x), atol=1e-6)
+    assert np.any(model.features(x))
+    assert model.sample(3)["images"].shape == (3, *shape)
+    model.compile(jit_compile=False)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.encoder) is type(model.encoder)
+    assert_same_uses(model, loaded, x)
+
+
+def test_a_model_that_was_never_compiled_is_saved_and_loaded(images, tmp_path):
+    encoder, decoder = convolutions()
+    model, x = LDIAF(2, 2, 0, encoder=encoder, decoder=decoder), images(4, (8, 8, 1))
+    model(x)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not loaded.compiled
+    assert_same_uses(model, loaded, x)
+
+
+def dense(inputs, *outputs):
+    x = keras.Input(inputs)
+    y = keras.layers.Dense(int(np.prod(outputs)))(keras.layers.Flatten()(x))
+    return keras.Model(x, keras.layers.Reshape(outputs)(y))
+
+
+@pytest.mark.parametrize(
+    ("networks", "words"),
+    [
+        ({"encoder": lambda: dense((8,), 6)}, r"encoder must take 9 numbers .* Received: .*\(8,\)\."),
+        ({"decoder": lambda: dense((5,), 9)}, r"decoder must take 4 numbers .* Received: .*\(5,\)\."),
+        ({"encoder": lambda: dense((9,), 3, 2)}, r"encoder must give features \[B, F\]\. Received: .*\(None, 3, 2\)\."),
+        (
+            {"decoder": lambda: dense((4,), 8)},
+            r"decoder must give a logit for each of the 9 pixels.* Received: .*8\)\.",
+        ),
+    ],
+)
+def test_networks_that_do_not_fit_are_one_sentence(networks, words, images):
+    model = LDIAF(2, 2, 0, **{name: make() for name, make in networks.items()})
+    with pytest.raises(ValueError, match=f"^{words}") as raised:
+        model.posterior(images(4))
+    assert "\n" not in str(raised.value)
