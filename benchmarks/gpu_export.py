@@ -27,7 +27,7 @@ def epoch_order(num_images, seed, epoch):
 
 
 def make_launch(model, num_images, num_steps, batch):
-    """A compiled function of (packed images [n, X / 8] uint8, call int32) that trains `num_steps` steps on `batch` images.
+    """A compiled function of (packed images [n, X / 8] uint8, call int32): `num_steps` steps on `batch` images each.
 
     The order of the images is a function of (seed, epoch); calls 0, 1, 2, .. go through the epochs one after another.
     Returns the mean ELBO of all calls so far, nats.

@@ -1,8 +1,8 @@
 """python -m benchmarks.primitives: every part that we wrote, or once wrote, ourselves, beside the library's.
 
-Each row is a model that differs from the shipped one in one part. The models take turns in one process; a row's figure
-is the median over turns of its time over the shipped model's time in the same turn. Below 1 the part in the row is faster than
-what is shipped. A part of our own stays only if the library's costs at least 10 % of a training step or of a
+Each row is a model that differs from the shipped one in one part. The models take turns in one process. A row's figure
+is the median over turns of its time over the shipped model's time in the same turn. Below 1 the part in the row is
+faster than what is shipped. A part of our own stays only if the library's costs at least 10 % of a training step or of a
 log-likelihood, or lacks an exactness that we need.
 """
 
@@ -261,7 +261,10 @@ def main():
     patched = [mock.patch.object(encoders.keras.layers, "Conv2D", PatchProduct)]
     convolutions = {"as shipped": conv_model([]), "patch product": conv_model([*patched, *whole])}
     turns = in_turns(convolutions, arguments.rounds)
-    found["convolutions: patch product, compiled launch"] = {"in the row": "ours", "training": turns["patch product"][0]}
+    found["convolutions: patch product, compiled launch"] = {
+        "in the row": "ours",
+        "training": turns["patch product"][0],
+    }
     print("| part | in the row | training step | log-likelihood |\n|---|---|---|---|")
     for name, row in found.items():
         cells = [f"{row[what]:.2f}" if what in row else "-" for what in ("training", "likelihood")]

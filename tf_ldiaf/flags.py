@@ -39,7 +39,9 @@ def _define(field, group):
     if default is None:
         text += " Default: the method's."
     if kind is tuple:
-        flags.DEFINE_list(field.name, [str(v) for v in default], text + " Separated by commas.", module_name=group)
+        flags.DEFINE_list(
+            field.name, [str(v) for v in default or ()], text + " Separated by commas.", module_name=group
+        )
     elif field.metadata["choices"]:
         flags.DEFINE_enum(field.name, default, field.metadata["choices"], text, module_name=group)
     else:

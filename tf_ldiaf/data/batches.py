@@ -64,7 +64,7 @@ def _epochs(images, batch_size, seed, first_epoch, part=0, num_parts=1):
             batches = images.batches(batch, seed, epoch, part, num_parts)
         else:
             epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
-            order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=epoch_seed)
+            order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=epoch_seed)  # pyright: ignore[reportAttributeAccessIssue]
             rows = tf.reshape(order[: steps * batch], [steps, batch])[:, part * size : (part + 1) * size]
             batches = tf.data.Dataset.from_tensor_slices(rows).map(lambda rows: tf.gather(pixels, rows))
         return batches.map(lambda x: tf.ensure_shape(x, [size, *images.shape[1:]]))
@@ -126,7 +126,7 @@ def _spread(of_part, strategy):
         strategy: a `tf.distribute` strategy, or None: one device.
     """
     num = strategy.num_replicas_in_sync if strategy is not None else 1
-    if num == 1:
+    if strategy is None or num == 1:
         return of_part(0, 1).prefetch(tf.data.AUTOTUNE)
 
     def of_this_machine(context):

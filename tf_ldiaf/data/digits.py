@@ -1,5 +1,6 @@
 """scikit-learn's handwritten digits: 1,797 grey images of 8 x 8, which need no file."""
 
+import typing
 from collections.abc import Callable
 
 import numpy as np
@@ -13,4 +14,5 @@ def open_splits() -> dict[str, Callable[[], np.ndarray]]:
 def _read():
     from sklearn.datasets import load_digits  # slow to import, and only needed here
 
-    return np.round(load_digits().images * (255 / 16)).astype("uint8")
+    digits: typing.Any = load_digits()
+    return np.round(digits.images * (255 / 16)).astype("uint8")

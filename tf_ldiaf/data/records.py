@@ -150,7 +150,7 @@ class Records:
     def _stream(self, i, num, seed):
         """Stream i of `num`: a dataset of serialized records, several at a time."""
         parts = self._range(i * len(self) // num, (i + 1) * len(self) // num)
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(parts)), seed=seed)
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(parts)), seed=seed)  # pyright: ignore[reportAttributeAccessIssue]
         records = _read(parts, order)
         # Else a stream of one file would be permuted within the same records in every epoch.
         longest = max(part.num for part in parts)
@@ -159,7 +159,7 @@ class Records:
 
         def shuffled(j, records):
             order_seed = tf.random.fold_in(seed, tf.cast(j + 1, tf.int32))
-            places = tf.random.experimental.stateless_shuffle(tf.range(tf.size(records)), seed=order_seed)
+            places = tf.random.experimental.stateless_shuffle(tf.range(tf.size(records)), seed=order_seed)  # pyright: ignore[reportAttributeAccessIssue]
             return tf.gather(records, places)
 
         return records.batch(max(1, _SHUFFLED // num)).enumerate().map(shuffled)

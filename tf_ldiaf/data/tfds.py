@@ -63,7 +63,7 @@ def _open(name, data_dir) -> dict[str, Records]:
     shape = features["image"].shape
     if len(shape) != 3 or None in shape or shape[-1] not in (1, 3):
         raise ConfigError(f"--dataset must hold grey or RGB images of one size. Received: {name} of shape {shape}.")
-    file_format = builder.info.file_format
+    file_format: typing.Any = builder.info.file_format
     if file_format != tfds.core.FileFormat.TFRECORD:
         raise ConfigError(
             f"--dataset must be prepared by TFDS as tfrecord, its default. Received: {name} as {file_format.value}."

@@ -1,6 +1,7 @@
 """Private interfaces of other packages, each in one place, with the version in which it was tried."""
 
 import contextlib
+import typing
 from collections.abc import Iterator
 
 
@@ -20,7 +21,8 @@ def coordinate_workers(num_workers: int, start_seconds: int, heartbeat_seconds: 
 
     jobs = tf.compat.v1.ConfigProto().experimental.coordination_config.coordinated_job_list
     jobs.add(name="worker", num_tasks=num_workers)
-    context.context().configure_coordination_service(
+    service: typing.Any = context.context()
+    service.configure_coordination_service(
         "standalone",
         service_leader="/job:worker/replica:0/task:0",
         cluster_register_timeout_in_ms=1000 * start_seconds,

@@ -24,7 +24,7 @@ class Request:
     """Whether the process was asked to end."""
 
     def __init__(self):
-        self.number = None
+        self.number: int | None = None
 
     def obey(self) -> None:
         """Does nothing unless the process was asked to end.

@@ -84,11 +84,11 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         bijector = self.bijector(context)
         return bijector.forward(z_0), bijector.forward_log_det_jacobian(z_0, event_ndims=1)
 
-    def bijector(self, context: tf.Tensor) -> tfb.Chain:
+    def bijector(self, context: tf.Tensor) -> tfp.bijectors.Chain:  # pyright: ignore[reportInvalidTypeForm]
         """The first node's flow as a TFP bijector on [..., B, D], for h [B, H]."""
         return self.bijectors(tf.repeat(tf.convert_to_tensor(context)[tf.newaxis], self.num_nodes, axis=0))(0)
 
-    def bijectors(self, contexts: tf.Tensor) -> Callable[[tf.Tensor | int], tfb.Chain]:
+    def bijectors(self, contexts: tf.Tensor) -> Callable[[tf.Tensor | int], tfp.bijectors.Chain]:  # pyright: ignore[reportInvalidTypeForm]
         """The flows of all nodes, for the context of each.
 
         Args:

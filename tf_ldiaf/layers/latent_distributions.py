@@ -46,7 +46,7 @@ class _OverNodes(tfd.Distribution):
         return tf.TensorShape([self._graph.num_nodes, self._graph.node_dim])
 
     def _event_shape_tensor(self):
-        return tf.constant(self._event_shape().as_list())
+        return tf.constant([self._graph.num_nodes, self._graph.node_dim])
 
     def _is_product_of_gaussians(self):
         fixed = self._graph.gates.fixed
@@ -68,7 +68,7 @@ class LatentPrior(_OverNodes):
     def __init__(self, graph, gates: tf.Tensor, name: str = "LatentPrior"):
         super().__init__(graph, gates, dict(locals()), name)
 
-    def from_noise(self, noise: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def from_noise(self, noise: tf.Tensor, seed: typing.Any) -> tf.Tensor:
         """Draws whose normal part is given.
 
         Args:
@@ -132,7 +132,7 @@ class LatentPosterior(_OverNodes):
         self._flow = graph.flows.bijectors(inferred.context) if graph.flows is not None else None
         super().__init__(graph, gates, parameters, name)
 
-    def _node(self, n, is_root, prior_loc, prior_scale) -> tfd.TransformedDistribution:
+    def _node(self, n, is_root, prior_loc, prior_scale) -> tfp.distributions.TransformedDistribution:  # pyright: ignore[reportInvalidTypeForm]
         """Of z_nT, given the prior that its parents give it."""
         own = at(self._inferred.loc, n), at(self._inferred.scale, n)
         fused = fuse((prior_loc, prior_scale), own)

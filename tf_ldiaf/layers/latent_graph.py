@@ -110,7 +110,7 @@ class LatentGraph(keras.layers.Layer):
             gates = self.gates.adjacency()[tf.newaxis, tf.newaxis]
         else:
             gates = self.gates.sample(shape, temperature, seed)
-        return tf.transpose(gates[..., 1:], [2, 0, 1, 3])
+        return tf.transpose(gates[:, :, :, 1:], [2, 0, 1, 3])
 
     def noise(self, shape, seed, first=(0, 0)) -> tf.Tensor:
         """Standard normal draws for all nodes, [N, S, B, D]; `shape` is [S, B], `first` as in `noise.uniform`."""

@@ -38,7 +38,7 @@ class MixturePrior(keras.layers.Layer):
         self.raw_scale = self.add_weight(name="component_raw_scale", shape=shape, initializer="zeros")
         self.built = True
 
-    def distribution(self) -> tfd.MixtureSameFamily:
+    def distribution(self) -> tfp.distributions.MixtureSameFamily:  # pyright: ignore[reportInvalidTypeForm]
         """p(z_N), with event shape [D]."""
         loc, scale = self._parameters()
         components = tfd.MultivariateNormalDiag(loc, scale)

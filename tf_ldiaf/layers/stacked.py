@@ -76,7 +76,7 @@ class StackedDense(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.num, self.units, self.use_bias, self.input_dims = num, units, use_bias, input_dims
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer: typing.Any = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
         width = input_shape[-1]

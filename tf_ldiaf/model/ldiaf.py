@@ -1,6 +1,7 @@
 """LDIAF: the generative model p(x, z) and its posterior q(z given x)."""
 
 import math
+import typing
 from collections.abc import Sequence
 
 import keras
@@ -41,8 +42,8 @@ class LDIAF(Trainer):
         encoder_units, decoder_units, channels: of the package's own encoder and decoder, see `make_encoder`.
         node_units, flow_units, context_dim, root_components, initial_gate_prob: see `LatentGraph`.
 
-    Images everywhere are [B, ...] with pixels in {0, 1}. What follows B is fixed by the first batch. An encoder of one's
-    own gets them in the shape of its input, if that has as many pixels. Training images may be grey, see `compile`.
+    Images everywhere are [B, ...] with pixels in {0, 1}. What follows B is fixed by the first batch. Your own encoder
+    gets them in the shape of its input, if that has as many pixels. Training images may be grey, see `compile`.
 
     Source: the report "Latent Dependency Structure + Flow IAF optimization on Variational Autoencoder",
         after He et al. 2019 and Kingma et al. 2016 (arXiv 1606.04934).
@@ -80,7 +81,8 @@ class LDIAF(Trainer):
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
         self.own_encoder, self.own_decoder = encoder is not None, decoder is not None
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder: typing.Any = encoder
+        self.decoder: typing.Any = decoder
         self.graph = LatentGraph(
             *(num_nodes, node_dim, num_flow_steps, edges, node_units, flow_units, context_dim),
             *(root_components, initial_gate_prob),
@@ -174,7 +176,7 @@ class LDIAF(Trainer):
 
     @property
     def loops_can_be_compiled(self) -> bool:
-        """Whether XLA may compile loops around encoder and decoder. On a CPU it computes convolutions in loops slowly."""
+        """Whether XLA may compile loops around encoder and decoder; on a CPU, convolutions in them would be slow."""
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
         return on_gpu or not (self.own_encoder or self.own_decoder or self.channels)
 
@@ -203,7 +205,7 @@ class LDIAF(Trainer):
         """q(z given x) of images x [B, ...], with batch shape [B] and event shape [N, D]."""
         return self.graph.posterior(self.features(x))
 
-    def likelihood(self, z) -> tfd.Independent:
+    def likelihood(self, z) -> tfp.distributions.Independent:  # pyright: ignore[reportInvalidTypeForm]
         """p(x given z) of latents z [..., N, D], with batch shape [...] and the images' event shape."""
         self._check_built("likelihood")
         z = tf.convert_to_tensor(z)

@@ -1,5 +1,7 @@
 """What changes from epoch to epoch: the gates' temperature, the weight of the KL term."""
 
+import typing
+
 import keras
 
 
@@ -17,8 +19,8 @@ class EpochSchedules(keras.callbacks.Callback):
     """Sets the model's KL weight, and the temperature of gates that are learned, at the start of every epoch."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        objective = self.model.objective
-        if self.model.gates.fixed is None:
-            tau = temperature(epoch, objective.structure_epochs, objective.final_temperature)
-            self.model.temperature.assign(tau)
-        self.model.kl_weight.assign(kl_weight(epoch, objective.kl_warmup_epochs))
+        model: typing.Any = self.model
+        objective = model.objective
+        if model.gates.fixed is None:
+            model.temperature.assign(temperature(epoch, objective.structure_epochs, objective.final_temperature))
+        model.kl_weight.assign(kl_weight(epoch, objective.kl_warmup_epochs))

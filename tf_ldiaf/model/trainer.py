@@ -78,7 +78,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
             jit_compile: whether XLA compiles the steps.
             kwargs: Keras's.
         """
-        optimizer = keras.optimizers.get(optimizer)
+        optimizer = typing.cast(keras.optimizers.Optimizer, keras.optimizers.get(optimizer))
         if not optimizer.built:
             # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
             optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias", "component"])
@@ -175,7 +175,8 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
                 # Not from the start: an edge is worth nothing before its network has learned to use it.
                 price = objective.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))
                 loss += price * tf.reduce_sum(self.gates.probs())
-        return tape.gradient(loss, [v.value for v in self.trainable_variables]), self._values(terms)
+        gradients: typing.Any = tape.gradient(loss, [v.value for v in self.trainable_variables])
+        return gradients, self._values(terms)
 
     def _learn(self, gradients, values, weight):
         self.optimizer.apply(gradients, self.trainable_variables)

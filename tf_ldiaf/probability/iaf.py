@@ -11,7 +11,7 @@ from tf_ldiaf.probability.activations import softplus
 
 tfb = tfp.bijectors
 
-Network = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Network = Callable[[tf.Tensor], Sequence[tf.Tensor]]
 
 
 def autoregressive_masks(node_dim: int, hidden_units: Sequence[int], reverse: bool = False) -> list[np.ndarray]:
@@ -38,7 +38,7 @@ def autoregressive_masks(node_dim: int, hidden_units: Sequence[int], reverse: bo
     return [mask.astype("float32") for mask in [*hidden, degrees[-1][:, None] < order[None, :]]]
 
 
-def inverse_autoregressive_flow(networks: Sequence[Network]) -> tfb.Chain:
+def inverse_autoregressive_flow(networks: Sequence[Network]) -> tfp.bijectors.Chain:  # pyright: ignore[reportInvalidTypeForm]
     """The bijector from z_0 to z_T.
 
         Eq. iaf: z_t = s_t z_{t-1} + (1 - s_t) m_t, with s_t = sigmoid(gate_logit + 2), for t = 1 .. T

@@ -16,7 +16,3 @@ class Bernoulli(tfp.distributions.Bernoulli):
     def _log_prob(self, event):
         logits = self.logits_parameter()
         return tf.cast(event, logits.dtype) * logits - softplus(logits)
-
-    @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        return tfp.distributions.Bernoulli._parameter_properties(dtype, num_classes)

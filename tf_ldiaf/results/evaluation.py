@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import typing
 import zlib
 
 import keras
@@ -42,7 +43,7 @@ def evaluate(
     batch_size: int,
     seed: int = 0,
     data_dir: str = "",
-    strategy: tf.distribute.Strategy | None = None,
+    strategy: typing.Any = None,
 ) -> dict:
     """Evaluates the best weights of a run on its test images.
 
@@ -96,7 +97,7 @@ def per_image(
     num_importance_samples: int,
     batch_size: int,
     seed: int,
-    strategy: tf.distribute.Strategy | None = None,
+    strategy: typing.Any = None,
     jit_compile: bool = True,
 ) -> dict[str, np.ndarray]:
     """`LDIAF.bounds` of every image, batch by batch, with a progress bar; every worker of a cluster has all of them.

@@ -122,7 +122,7 @@ def draw_curves(rows: list[dict]) -> np.ndarray:
     shown = [values[i] for values in curves.values() for i in late]
     margin = 0.05 * (max(shown) - min(shown)) + 0.1
     axes.set_ylim(min(shown) - margin, max(shown) + margin)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return _as_pixels(figure)

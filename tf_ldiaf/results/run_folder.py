@@ -11,6 +11,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+import typing
 from collections.abc import Iterator
 
 from tf_ldiaf.config import Config
@@ -218,7 +219,7 @@ class RunFolder:
         write_atomically(self.gates_file, json.dumps({"epochs": epochs, "adjacency": adjacency}))
 
 
-def best_row(rows: list[dict], phase: str) -> dict | None:
+def best_row(rows: list[dict], phase: str) -> typing.Any:
     """The row of a history with the best validation ELBO of a phase; None before its first epoch."""
     return max((row for row in rows if row["phase"] == phase), key=lambda row: row["val_elbo"], default=None)
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
+import typing
 import zlib
 
 import keras
@@ -69,9 +70,7 @@ def make_model(
     return model
 
 
-def train(
-    config: Config, images: data.TrainingImages, folder: RunFolder, strategy: tf.distribute.Strategy | None = None
-) -> None:
+def train(config: Config, images: data.TrainingImages, folder: RunFolder, strategy: typing.Any = None) -> None:
     """Trains, or goes on from the folder's last checkpoint.
 
     The gates are learned in the structure phase; the most probable graph is then fixed, and a fresh

@@ -35,6 +35,7 @@ class Recorder(keras.callbacks.Callback):
     """
 
     model: LDIAF
+    params: typing.Any
 
     def __init__(
         self,
