@@ -27,9 +27,12 @@ def model(request, build):
 
 
 @pytest.mark.parametrize(
-    ("how", "sample_shape"), [("eager", ()), ("eager", 3), ("eager", (2, 5)), ("graph", (2, 5)), ("xla", (2, 5))]
+    ("kind", "how", "sample_shape"),
+    [(kind, "eager", shape) for kind in KINDS for shape in ((), (2, 5))]
+    + [(kind, how, (2, 5)) for kind in ("vae", "mixture") for how in ("graph", "xla")],
 )
-def test_shapes(model, images, how, sample_shape):
+def test_shapes(build, images, kind, how, sample_shape):
+    model = build(**KINDS[kind])
     num_nodes, lead = model.num_nodes, list(np.atleast_1d(sample_shape))
 
     def shapes(x):
@@ -74,7 +77,7 @@ def test_static_shapes_are_known_where_they_can_be(model):
     assert seen[1:] == [model.num_nodes, [3, 3]]
 
 
-@pytest.mark.parametrize("sample_shape", [(), 3, (2, 5)])
+@pytest.mark.parametrize("sample_shape", [(), 3])
 def test_log_prob_of_a_draw_is_that_of_the_forward_pass(model, images, sample_shape):
     """`log_prob` goes through the inverse of the flows."""
     posterior = model.posterior(images(4))

@@ -65,7 +65,7 @@ class Records:
         return sum(part.num for part in self.parts)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return (len(self), *self.image_shape)
 
     def then(self, function: Callable) -> typing.Self:

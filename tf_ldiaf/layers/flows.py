@@ -71,7 +71,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         ]
         self.context = StackedDense(num, units[0], _uniform(1.0), use_bias=False, name="context")
 
-    def build(self, *input_shapes):
+    def build(self, *input_shapes) -> None:
         width = self.node_dim
         for layer in self.stack:
             layer.build((None, width))

@@ -89,7 +89,7 @@ class Gates(keras.layers.Layer):
         self.possible = all_gates_open(num_nodes)
         self.fixed = None if edges is None else adjacency_of(num_nodes, edges)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape=None) -> None:
         if self.fixed is None:
             start = np.log(self.initial_prob) - np.log1p(-self.initial_prob)
             bound = _LARGEST_LOGIT / _RATE

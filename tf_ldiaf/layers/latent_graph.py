@@ -67,7 +67,7 @@ class LatentGraph(keras.layers.Layer):
         if root_components:
             self.root = MixturePrior(root_components, node_dim, name="root")
 
-    def build(self, input_shape):
+    def build(self, input_shape) -> None:
         self.gates.build()
         self.bottom_up.build(input_shape)
         if self.top_down is not None:

@@ -58,7 +58,7 @@ class GaussianNetworks(keras.layers.Layer):
             for i, width in enumerate(widths)
         ]
 
-    def build(self, input_shape):
+    def build(self, input_shape) -> None:
         for layer in self.stack:
             layer.build(input_shape)
             input_shape = (*input_shape[:-1], layer.units)

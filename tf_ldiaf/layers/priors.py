@@ -31,7 +31,7 @@ class MixturePrior(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_components, self.dim = num_components, dim
 
-    def build(self, input_shape=None):
+    def build(self, input_shape=None) -> None:
         shape = (self.num_components, self.dim)
         spread = keras.initializers.RandomNormal(0.0, 1.0)  # as the draws of N(0, I) that they take the place of
         self.loc = self.add_weight(name="component_loc", shape=shape, initializer=spread)

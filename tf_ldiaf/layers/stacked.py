@@ -7,14 +7,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_ldiaf.execution.private import slice_gradient
 from tf_ldiaf.probability.activations import elu
 
 
 @tf.custom_gradient
 def at(stack: tf.Tensor, n: tf.Tensor | int) -> typing.Any:
     """stack[n]. In a loop TensorFlow keeps all that a slice's derivative takes, for every pass; this one takes n."""
-    shape = tf.shape(stack)
-    return stack[n], lambda upstream: (tf.scatter_nd([[n]], upstream[tf.newaxis], shape), None)
+    return stack[n], lambda upstream: (slice_gradient(upstream, stack, n), None)
 
 
 def dense_network(weights, inputs: tf.Tensor, n: tf.Tensor | int | None = None) -> tf.Tensor:
@@ -78,7 +78,7 @@ class StackedDense(keras.layers.Layer):
         self.num, self.units, self.use_bias, self.input_dims = num, units, use_bias, input_dims
         self.kernel_initializer: typing.Any = keras.initializers.get(kernel_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape) -> None:
         width = input_shape[-1]
         of_each = self.input_dims or [width] * self.num
 
@@ -103,7 +103,7 @@ class StackedDense(keras.layers.Layer):
             kernel = tf.reshape(tf.reshape(kernel, [-1, *mask.shape]) * tf.constant(mask), kernel.shape)
         return kernel, bias
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {
             "num": self.num,
             "units": self.units,

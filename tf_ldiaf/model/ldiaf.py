@@ -105,7 +105,7 @@ class LDIAF(Trainer):
 
     # Keras's contract
 
-    def build(self, input_shape):
+    def build(self, input_shape) -> None:
         self.image_shape = tuple(input_shape[1:])
         self.num_pixels = math.prod(self.image_shape)
         if self.encoder is None:
@@ -153,7 +153,7 @@ class LDIAF(Trainer):
         """Pairs (parent, child): the fixed graph, or the most probable one while gates are learned."""
         return edges_of(self.gates.adjacency().numpy())
 
-    def get_config(self):
+    def get_config(self) -> dict:
         own = {"encoder": self.own_encoder, "decoder": self.own_decoder}
         networks = {
             name: keras.saving.serialize_keras_object(getattr(self, name)) if is_own else None
@@ -165,14 +165,13 @@ class LDIAF(Trainer):
         return {"name": self.name, **graph, **units, **networks}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "LDIAF":
         networks = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects)
             for name in ("encoder", "decoder")
             if config[name] is not None
         }
-        edges = config["edges"]
-        return cls(**config | networks | {"edges": edges if edges is None else [tuple(edge) for edge in edges]})
+        return cls(**config | networks)
 
     @property
     def loops_can_be_compiled(self) -> bool:
@@ -182,7 +181,7 @@ class LDIAF(Trainer):
 
     # Prior, posterior, likelihood
 
-    def call(self, x, seed=(0, 0), num_samples=1, training=False) -> Terms:
+    def call(self, x, seed=(0, 0), num_samples: int | tf.Tensor = 1, training: bool = False) -> Terms:
         """Draws z from the posterior and evaluates every term.
 
         Args:
@@ -249,7 +248,7 @@ class LDIAF(Trainer):
 
     # What a trained model is used for
 
-    def sample(self, num, seed=0) -> dict[str, tf.Tensor]:
+    def sample(self, num: int | tf.Tensor, seed: int | tf.Tensor = 0) -> dict[str, tf.Tensor]:
         """Draws images from the prior.
 
         Args:
@@ -264,7 +263,7 @@ class LDIAF(Trainer):
             ValueError: the model was neither fitted, loaded, called nor built.
         """
         self._check_built("sample")
-        noise_seed, image_seed = tf.unstack(tf.random.split([seed, 2]))
+        noise_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, 2])))
         return self._pictures(self.prior().sample(tf.cast(num, tf.int32), seed=noise_seed), image_seed)
 
     def encode(self, x) -> tf.Tensor:
@@ -290,9 +289,9 @@ class LDIAF(Trainer):
         drawn = self.graph.posterior(features).from_noise(self.graph.no_noise())
         return drawn.z[0], drawn.innovation[0]
 
-    def reconstruct(self, x, seed=0) -> dict[str, tf.Tensor]:
+    def reconstruct(self, x, seed: int | tf.Tensor = 0) -> dict[str, tf.Tensor]:
         """Each image from one draw of its posterior: `probs` and `images` as in `sample`, [B, ...]."""
-        noise_seed, image_seed = tf.unstack(tf.random.split([seed, 3]))
+        noise_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, 3])))
         return self._pictures(self.posterior(x).sample(seed=noise_seed), image_seed)
 
     def _pictures(self, z, seed):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 
-def summed(*variables):
+def summed(*variables: keras.Variable) -> list[tf.Tensor]:
     """The values of a metric's variables, summed over replicas whoever reads them."""
     context, values = tf.distribute.get_replica_context(), [tf.convert_to_tensor(v) for v in variables]
     if context is None or context.num_replicas_in_sync == 1:
@@ -26,12 +26,12 @@ class TermMeans(keras.metrics.Metric):
         self.num = self.add_variable((), "zeros", name="num")
         self.sums = self.add_variable((len(self.names),), "zeros", name="sums")
 
-    def update_state(self, values, sample_weight=None):
+    def update_state(self, values, sample_weight=None) -> None:
         weight = tf.ones(tf.shape(values)[1:]) if sample_weight is None else tf.cast(sample_weight, tf.float32)
         self.num.assign_add(tf.reduce_sum(weight))
         self.sums.assign_add(tf.linalg.matvec(values, weight))
 
-    def result(self):
+    def result(self) -> dict[str, tf.Tensor]:
         """name -> mean."""
         sums, num = summed(self.sums, self.num)
         return dict(zip(self.names, tf.unstack(sums / num), strict=True))
@@ -51,7 +51,7 @@ class NonFiniteSteps(keras.metrics.Metric):
         self.first = self.add_variable((), "zeros", dtype="int32", name="first")
         self.terms = self.add_variable((len(self.names),), "zeros", name="terms")
 
-    def update_state(self, is_bad, step):
+    def update_state(self, is_bad, step) -> None:
         """Takes which terms [names] of a step, counted from 0, were not finite. Only the first replica counts them."""
         context = tf.distribute.get_replica_context()
         is_bad = tf.logical_and(is_bad, tf.equal(context.replica_id_in_sync_group, 0))
@@ -61,10 +61,10 @@ class NonFiniteSteps(keras.metrics.Metric):
         self.terms.assign(tf.where(is_first, tf.cast(is_bad, tf.float32), self.terms.value))
         self.num.assign_add(tf.cast(is_any_bad, tf.float32))
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         return tf.convert_to_tensor(self.num)
 
-    def first_terms(self):
+    def first_terms(self) -> tuple[int, list[str]] | None:
         """(step, counted from 1, and the names of its terms that were not finite), or None."""
         first = int(self.first.numpy())
         if not first:
@@ -94,13 +94,13 @@ class ActiveUnits(keras.metrics.Metric):
         self.sums = self.add_variable(tuple(shape), "zeros", name="sums")
         self.squares = self.add_variable(tuple(shape), "zeros", name="squares")
 
-    def update_state(self, innovations, sample_weight=None):
+    def update_state(self, innovations, sample_weight=None) -> None:
         weight = tf.ones(tf.shape(innovations)[:1]) if sample_weight is None else tf.cast(sample_weight, tf.float32)
         self.num.assign_add(tf.reduce_sum(weight))
         self.sums.assign_add(tf.einsum("bnd,b->nd", innovations, weight))
         self.squares.assign_add(tf.einsum("bnd,b->nd", tf.square(innovations), weight))
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         squares, sums, num = summed(self.squares, self.sums, self.num)
         variance = squares / num - tf.square(sums / num)
         return tf.reduce_sum(tf.cast(variance > self.threshold, tf.float32))

@@ -18,7 +18,7 @@ def kl_weight(epoch: int, kl_warmup_epochs: int) -> float:
 class EpochSchedules(keras.callbacks.Callback):
     """Sets the model's KL weight, and the temperature of gates that are learned, at the start of every epoch."""
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: typing.Any = self.model
         objective = model.objective
         if model.gates.fixed is None:

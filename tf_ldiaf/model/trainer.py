@@ -95,17 +95,17 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
             self.compiled_part = "loop" if self.loops_can_be_compiled else "step"
         super().compile(optimizer=optimizer, jit_compile=self.compiled_part == "loop", **kwargs)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict | None:
         if not self.compiled:
             return None
         optimizer = keras.saving.serialize_keras_object(self.optimizer)
         return {"optimizer": optimizer, **self.objective._asdict(), "jit_compile": self.compiled_part != "nothing"}
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict) -> None:
         self.compile(**config | {"optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, *args, callbacks=None, **kwargs):
+    def fit(self, x=None, *args, callbacks=None, **kwargs) -> keras.callbacks.History:
         """As Keras's; temperature and KL weight follow the epoch, and averaged weights are what is validated."""
         if self.built and self.compiled:
             with self.distribute_strategy.scope():
@@ -115,7 +115,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         kwargs.setdefault("shuffle", not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)))
         return super().fit(x, *args, callbacks=[EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
 
-    def train_step(self, data):
+    def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step on images [B, ...]; or on a launch of `data.training_launches`, one step on each of its batches.
 
         A launch of a model whose loops can be compiled is one XLA program: its loop keeps the weights in place, and is
@@ -148,9 +148,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         replica: typing.Any = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync > 1:
             gradients, share_bad = replica.all_reduce(tf.distribute.ReduceOp.MEAN, (gradients, share_bad))
-        # Not `tf.linalg.global_norm`: XLA on a CPU takes eight times as long for full sums as for products with ones.
-        squares = [tf.linalg.matvec(tf.reshape(g, [-1, g.shape[-1]]) ** 2, tf.ones(g.shape[-1:])) for g in gradients]
-        norm = tf.sqrt(tf.add_n([tf.reduce_sum(rows) for rows in squares]))
+        norm = global_norm(gradients)
         if self.objective.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.objective.clip_norm, norm)
         values = self._with_norm(values, norm)
@@ -182,7 +180,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         self.optimizer.apply(gradients, self.trainable_variables)
         self.term_means.update_state(values, weight)
 
-    def test_step(self, data):
+    def test_step(self, data) -> dict[str, tf.Tensor]:
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
         so_far, num = tf.cast(self.evaluated_images.total.value, tf.int32), tf.shape(x)[0]  # by this replica
         self.evaluated_images.update_state(tf.cast(num, tf.float32))
@@ -221,3 +219,10 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
     def _share_bad(values):
         """Of each term, the share of images where it is infinite or not a number."""
         return 1.0 - tf.reduce_mean(tf.cast(tf.math.is_finite(values), tf.float32), axis=1)
+
+
+def global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
+    """The square root of the sum of all squares, as `tf.linalg.global_norm`."""
+    # By products with ones: XLA on a CPU takes eight times as long for full sums.
+    squares = [tf.linalg.matvec(tf.reshape(g, [-1, g.shape[-1]]) ** 2, tf.ones(g.shape[-1:])) for g in gradients]
+    return tf.sqrt(tf.add_n([tf.reduce_sum(rows) for rows in squares]))

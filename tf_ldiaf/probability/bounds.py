@@ -14,16 +14,18 @@ class Terms(typing.NamedTuple):
     log_posterior: tf.Tensor  # [S, B, N], log q(z_n given x and its parents), nats
     latents: tf.Tensor  # [S, B, N, D], z_T
 
-    def elbo(self, kl_weight=1.0):
+    def elbo(self, kl_weight: float | tf.Tensor = 1.0) -> tf.Tensor:
         """[S, B], nats; see the function `elbo`."""
         return elbo(self.log_likelihood, self.log_prior, self.log_posterior, kl_weight)
 
-    def kl_per_node(self):
+    def kl_per_node(self) -> tf.Tensor:
         """[S, B, N], nats; see the function `kl_per_node`."""
         return kl_per_node(self.log_prior, self.log_posterior)
 
 
-def elbo(log_likelihood, log_prior, log_posterior, kl_weight=1.0):
+def elbo(
+    log_likelihood: tf.Tensor, log_prior: tf.Tensor, log_posterior: tf.Tensor, kl_weight: float | tf.Tensor = 1.0
+) -> tf.Tensor:
     """Eq. elbo: log p(x given z) + log p(z) - log q(z given x), for each draw of z.
 
     Args:
@@ -40,12 +42,12 @@ def elbo(log_likelihood, log_prior, log_posterior, kl_weight=1.0):
     return log_likelihood - kl_weight * tf.reduce_sum(kl_per_node(log_prior, log_posterior), axis=-1)
 
 
-def kl_per_node(log_prior, log_posterior):
+def kl_per_node(log_prior: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
     """One-draw estimates of each node's KL term, log q - log p: [S, B, N], nats."""
     return log_posterior - log_prior
 
 
-def log_mean_exp(log_weights, axis=0):
+def log_mean_exp(log_weights: tf.Tensor, axis: int = 0) -> tf.Tensor:
     """Eq. iw: log of the mean of exp(log_weights) over `axis`, without overflow.
 
     With `log_weights` the [S, B] values of `elbo`, this is the importance-weighted bound: it
@@ -57,6 +59,6 @@ def log_mean_exp(log_weights, axis=0):
     return tf.reduce_logsumexp(log_weights, axis=axis) - tf.math.log(num)
 
 
-def bits_per_dim(log_likelihood, num_dims):
+def bits_per_dim(log_likelihood: float, num_dims: int) -> float:
     """-log_likelihood in bits per observed dimension; `log_likelihood` in nats per example."""
     return -log_likelihood / (num_dims * math.log(2.0))

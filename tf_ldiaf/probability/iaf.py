@@ -57,17 +57,19 @@ def inverse_autoregressive_flow(networks: Sequence[Network]) -> tfp.bijectors.Ch
 
 
 def _step(network):
-    # TFP asks for the value and for the log-determinant at the same z. Without this, the gradient of the network
-    # would be computed twice.
+    # TFP asks for the value and for the log-determinant at the same z. In a graph the second answer is the first:
+    # otherwise the gradient of the network would be computed twice.
     known: list = [None, None]
 
     def bijector_fn(z):
-        if known[0] is not z or tf.executing_eagerly():  # where a gradient tape may be new
-            m, gate_logit = network(z)
-            log_s = -softplus(-gate_logit - 2.0)  # log sigmoid
-            # The inverse of the step's affine map, written without a division by s.
-            affine = tfb.Chain([tfb.Shift((1.0 - tf.exp(log_s)) * m), tfb.Scale(log_scale=log_s)])
-            known[:] = z, tfb.Invert(affine)
-        return known[1]
+        if known[0] is z:
+            return known[1]
+        m, gate_logit = network(z)
+        log_s = -softplus(-gate_logit - 2.0)  # log sigmoid
+        # The inverse of the step's affine map, written without a division by s.
+        bijector = tfb.Invert(tfb.Chain([tfb.Shift((1.0 - tf.exp(log_s)) * m), tfb.Scale(log_scale=log_s)]))
+        if not tf.executing_eagerly():  # where a gradient tape may be new
+            known[:] = z, bijector
+        return bijector
 
     return tfb.Invert(tfb.MaskedAutoregressiveFlow(bijector_fn=bijector_fn))

@@ -54,14 +54,14 @@ class Recorder(keras.callbacks.Callback):
         self.written = time.monotonic()
         self.best_copy, self.best_is_new = None, False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch, logs=None) -> None:
         self.epoch, self.begun_at, self.began = epoch, self._steps_done(), time.monotonic()
         self.done_before = self.progress.launch if epoch == self.progress.epoch else 0
         if self.done_before:
             for variable, value in zip(self._counters(), self.progress.counters, strict=True):
                 variable.assign(value)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         if self._is_spread():
             return  # replicas would have to meet once more for each question; they are asked when the epoch ends
         if self.config.on_nonfinite == "stop":
@@ -72,7 +72,7 @@ class Recorder(keras.callbacks.Callback):
             self._write_checkpoints(epoch=self.epoch, launch=batch + 1, counters=counters)
             self.request.obey()
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs=None) -> None:
         if self._is_spread() and self.config.on_nonfinite == "stop":
             self._check_finite()
         # The model's means are still those of training.
@@ -80,7 +80,7 @@ class Recorder(keras.callbacks.Callback):
         self.images_per_second = images / (time.monotonic() - self.began)
         self.train_values = self._means() | {"nonfinite_steps": float(self.model.nonfinite_steps.result())}
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs=None) -> None:
         # With weight averaging, the averaged weights are in the model now.
         values = self._means()
         best = best_row(self.rows, self.phase)
@@ -93,7 +93,7 @@ class Recorder(keras.callbacks.Callback):
         self.valid_values = values | {"active_units": float(self.model.active_units.result())}
         self.gate_probs = self.model.gates.probs().numpy().tolist()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs=None) -> None:
         if not abs(self.train_values["elbo"] + self.valid_values["elbo"]) < float("inf"):
             self._write_best()
             raise ConfigError(
