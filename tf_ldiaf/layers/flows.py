@@ -110,4 +110,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
 
 
 def _uniform(scale):
-    return keras.initializers.VarianceScaling(scale, "fan_avg", "uniform")
+    return {
+        "class_name": "VarianceScaling",
+        "config": {"scale": scale, "mode": "fan_avg", "distribution": "uniform"},
+    }

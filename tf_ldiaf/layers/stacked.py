@@ -59,7 +59,7 @@ class StackedDense(keras.layers.Layer):
     Args:
         num: how many layers.
         units: the width of each.
-        kernel_initializer: a Keras initializer or its name, drawn anew for each kernel.
+        kernel_initializer: name or configuration of a Keras initializer, which is made anew for each kernel.
         use_bias: whether the layers have biases, which start at 0.
         input_dims: the number of inputs of each layer, where they differ. A layer with fewer inputs than the largest
             has the last ones; its kernel is 0 for the others.
@@ -69,21 +69,22 @@ class StackedDense(keras.layers.Layer):
         self,
         num: int,
         units: int,
-        kernel_initializer: str | keras.initializers.Initializer = "glorot_uniform",
+        kernel_initializer: str | dict = "glorot_uniform",
         use_bias: bool = True,
         input_dims: Sequence[int] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num, self.units, self.use_bias, self.input_dims = num, units, use_bias, input_dims
-        self.kernel_initializer: typing.Any = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = kernel_initializer
 
     def build(self, input_shape) -> None:
         width = input_shape[-1]
         of_each = self.input_dims or [width] * self.num
 
         def blocks(shape, dtype):
-            kernels = [self.kernel_initializer.clone()((rows, self.units), dtype) for rows in of_each]
+            draws: typing.Any = [keras.initializers.get(self.kernel_initializer) for _ in of_each]
+            kernels = [draw((rows, self.units), dtype) for draw, rows in zip(draws, of_each, strict=True)]
             return tf.stack([tf.pad(kernel, [[width - kernel.shape[0], 0], [0, 0]]) for kernel in kernels])
 
         self.kernel = self.add_weight(name="kernel", shape=(self.num, width, self.units), initializer=blocks)
@@ -102,12 +103,3 @@ class StackedDense(keras.layers.Layer):
         if mask is not None:
             kernel = tf.reshape(tf.reshape(kernel, [-1, *mask.shape]) * tf.constant(mask), kernel.shape)
         return kernel, bias
-
-    def get_config(self) -> dict:
-        return super().get_config() | {
-            "num": self.num,
-            "units": self.units,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "use_bias": self.use_bias,
-            "input_dims": self.input_dims,
-        }

@@ -1,5 +1,7 @@
 """Gaussians: scales, and products of two."""
 
+import typing
+
 import tensorflow as tf
 
 from tf_ldiaf.probability.activations import softplus
@@ -22,7 +24,22 @@ def fuse(top_down: tuple[tf.Tensor, tf.Tensor], bottom_up: tuple[tf.Tensor, tf.T
 
     Source: He et al. 2019, Eq. 7; Sonderby et al. 2016, arXiv 1602.02282, Eq. 17-18.
     """
-    (prior_loc, prior_scale), (loc, scale) = top_down, bottom_up
+    zeros = tf.zeros_like(top_down[0]) + tf.zeros_like(bottom_up[0])
+    return _fuse(*(part + zeros for part in (*top_down, *bottom_up)))  # of one shape
+
+
+@tf.custom_gradient
+def _fuse(prior_loc, prior_scale, loc, scale) -> typing.Any:
     # Ratios of scales, not precisions: nothing overflows however small a scale is.
-    ratio = prior_scale / tf.sqrt(tf.square(prior_scale) + tf.square(scale))
-    return prior_loc + tf.square(ratio) * (loc - prior_loc), scale * ratio
+    norm = tf.sqrt(tf.square(prior_scale) + tf.square(scale))
+    ratio, rest = prior_scale / norm, scale / norm
+    weight = tf.square(ratio)
+
+    def gradient(by_loc, by_scale):
+        # By hand, so that each argument has one gradient. TensorFlow adds up three in any order when it runs without
+        # XLA, and a training that is resumed would not be equal to the bit.
+        by_ratio = 2.0 * ratio * (loc - prior_loc) * by_loc + scale * by_scale
+        by_angle = by_ratio * rest / norm
+        return (1.0 - weight) * by_loc, rest * by_angle, weight * by_loc, ratio * (by_scale - by_angle)
+
+    return (prior_loc + weight * (loc - prior_loc), scale * ratio), gradient

@@ -65,9 +65,10 @@ def _step(network):
         if known[0] is z:
             return known[1]
         m, gate_logit = network(z)
-        log_s = -softplus(-gate_logit - 2.0)  # log sigmoid
+        minus_logit = -gate_logit - 2.0  # of 1 - s
         # The inverse of the step's affine map, written without a division by s.
-        bijector = tfb.Invert(tfb.Chain([tfb.Shift((1.0 - tf.exp(log_s)) * m), tfb.Scale(log_scale=log_s)]))
+        affine = tfb.Chain([tfb.Shift(tf.sigmoid(minus_logit) * m), tfb.Scale(log_scale=-softplus(minus_logit))])
+        bijector = tfb.Invert(affine)
         if not tf.executing_eagerly():  # where a gradient tape may be new
             known[:] = z, bijector
         return bijector
