@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DIR := runs/digits_ldiaf
 
-.PHONY: run test test-long lint speed cluster clean
+.PHONY: run test test-oldest test-long lint speed cluster clean
 
 # Trains ldiaf on scikit-learn's digits, evaluates it, and writes samples and the learned graph.
 run: .venv/installed
@@ -17,6 +17,10 @@ run: .venv/installed
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# With the oldest versions of our dependencies that pyproject.toml allows.
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
 
 # What takes minutes each, such as a training that is killed twenty times.
 test-long: .venv/installed
@@ -52,5 +56,11 @@ cluster: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint=constraints.txt --editable ".[dev]"
 	touch $@
 
+.venv-oldest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet uv
+	.venv-oldest/bin/uv pip install --quiet --python=.venv-oldest/bin/python --resolution=lowest-direct --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf .venv .venv-torch .venv-jax build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-torch .venv-jax build dist *.egg-info

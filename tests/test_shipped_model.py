@@ -47,7 +47,7 @@ def test_elbo_of_500_test_images_is_the_card_s(signatures):
     """One draw of the importance-weighted bound is the ELBO. 3 standard errors, of the 500 and of the card: a right
     card fails for 3 choices of images in a thousand; this one is seeded."""
     elbo, stderr = map(float, re.search(r"ELBO +\| (\S+) \+- (\S+) nats", (SHIPPED / "README.md").read_text()).groups())
-    test = data.load(Config(dataset="mnist", data_dir=str(SHARED / "tfds"))).test
+    test = data.load_test(Config(dataset="mnist", data_dir=str(SHARED / "tfds")))
     images = np.random.default_rng(0).choice(test, 500, replace=False).astype("float32")
     arguments = {"num_importance_samples": tf.constant(1), "seed": tf.constant(0)}
     found = signatures["log_likelihood"](images=tf.constant(images), **arguments)["log_likelihood"].numpy()
