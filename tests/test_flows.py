@@ -230,7 +230,7 @@ def test_starts_near_the_identity():
 
 
 def test_two_dimensional_density_integrates_to_one(randomise):
-    flow = randomise(make_flow(2, 3, (16, 16)))
+    flow = randomise(make_flow(2, 3, (16, 16)), 0.2)  # at 0.3 the inverse of far points is beyond float32
     axis = np.linspace(-9, 9, 301, dtype="float32")
     grid = tf.constant(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2))
     base = tfd.MultivariateNormalDiag([0.4, -0.3], [1.2, 0.7])

@@ -58,10 +58,13 @@ def case(make, inputs=(), build_shape=None, is_callable=True, method=None, no_gr
 
 
 FLOW_INPUTS = [(5, 2), (5, 3)]
+WIDE = {"class_name": "RandomNormal", "config": {"stddev": 2.0}}
 CASES = {
     "StackedDense": case(lambda: StackedDense(4, 3, "he_normal"), [(4, 5, 6)], (4, None, 6)),
     "StackedDense of others": case(
-        lambda: StackedDense(2, 3, keras.initializers.RandomNormal(0.0, 2.0), False, [4, 2]), [(1, 5, 4)], (None, 4)
+        lambda: StackedDense(2, 3, WIDE, False, [4, 2]),
+        [(1, 5, 4)],
+        (None, 4),
     ),
     "GaussianNetworks": case(lambda: GaussianNetworks(3, 2, (8, 7), 4), [(5, 6)], (None, 6)),
     "GaussianNetworks of others": case(
@@ -164,7 +167,7 @@ def test_gates_that_were_not_built_are_usable(name):
 
 def test_stacked_weights_under_a_repeated_mask():
     keras.utils.set_random_seed(0)
-    layer = StackedDense(4, 3, keras.initializers.HeNormal())
+    layer = StackedDense(4, 3, "he_normal")
     layer.build((None, 2))
     layer.bias.assign(np.arange(12.0).reshape(4, 1, 3))
     mask = np.arange(12).reshape(2, 2, 3) % 2
