@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tf_ldiaf.data.binarization import draw
 from tf_ldiaf.probability.noise import standard_normal, stateless_seed, threefry, uniform
 
 
@@ -75,21 +74,6 @@ def test_uniform_draws_are_uniform():
     assert stats.kstest(draws, "uniform").pvalue > 1e-6
     assert 0 < draws.min() < 1e-4
     assert 1 - 1e-4 < draws.max() < 1
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_pixels_are_drawn_with_the_probability_of_their_grey(dtype):
-    levels = np.arange(256).astype("uint8")
-    grey = np.tile(levels if dtype == "uint8" else (levels / 255).astype("float32"), (20_000, 1))
-    drawn = draw(tf.constant(grey), [7, 8]).numpy()
-    assert drawn.dtype == "float32"
-    assert set(np.unique(drawn)) == {0, 1}
-    assert not drawn[:, 0].any()
-    assert drawn[:, 255].all()
-    p = levels / 255
-    # 6 standard errors in 256 levels: a false alarm has probability below 1e-6.
-    assert (np.abs(drawn.mean(axis=0) - p) <= 6 * np.sqrt(p * (1 - p) / len(drawn))).all()
-    assert not np.array_equal(drawn, draw(tf.constant(grey), [7, 9]))
 
 
 def test_a_seed_is_what_tfp_takes():

@@ -36,8 +36,8 @@ def _fuse(prior_loc, prior_scale, loc, scale) -> typing.Any:
     weight = tf.square(ratio)
 
     def gradient(by_loc, by_scale):
-        # By hand, so that each argument has one gradient. TensorFlow adds up three in any order when it runs without
-        # XLA, and a training that is resumed would not be equal to the bit.
+        # By hand, so that each argument has one gradient. Without XLA, TensorFlow may add up three in any order: a
+        # training that is resumed would then not be equal to the bit.
         by_ratio = 2.0 * ratio * (loc - prior_loc) * by_loc + scale * by_scale
         by_angle = by_ratio * rest / norm
         return (1.0 - weight) * by_loc, rest * by_angle, weight * by_loc, ratio * (by_scale - by_angle)
