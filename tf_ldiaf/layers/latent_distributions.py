@@ -140,7 +140,7 @@ class LatentPosterior(_OverNodes):
         steps = [tfb.Shift(loc), tfb.Scale(scale)]
         if self._flow is not None:
             steps.insert(0, self._flow(n))
-        return tfd.TransformedDistribution(self._noise(), tfb.Chain(steps))
+        return tfd.TransformedDistribution(self._noise(), tfb.Chain(steps, name="code"))
 
     def _noise(self):
         return tfd.Sample(tfd.Normal(0.0, 1.0), self._graph.node_dim)

@@ -53,7 +53,7 @@ def inverse_autoregressive_flow(networks: Sequence[Network]) -> tfp.bijectors.Ch
 
     Source: Kingma et al. 2016, arXiv 1606.04934, Eq. 10-14 and Algorithm 1.
     """
-    return tfb.Chain([_step(network) for network in reversed(networks)])
+    return tfb.Chain([_step(network) for network in reversed(networks)], name="iaf")
 
 
 def _step(network):
@@ -73,4 +73,4 @@ def _step(network):
             known[:] = z, bijector
         return bijector
 
-    return tfb.Invert(tfb.MaskedAutoregressiveFlow(bijector_fn=bijector_fn))
+    return tfb.Invert(tfb.MaskedAutoregressiveFlow(bijector_fn=bijector_fn, name="step"))

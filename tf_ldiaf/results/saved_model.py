@@ -77,9 +77,7 @@ def export(folder: RunFolder, out: str | os.PathLike) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
-        # Nobody trains what is served: gradients of functions with their own would only make it larger.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(served, str(scratch), signatures=signatures, options=options)
+        tf.saved_model.save(served, str(scratch), signatures=signatures)
         pictures.save_graph(graph, scratch / "graph.json")
         pictures.save_graph(graph, scratch / "graph.png")
         samples = pictures.grid(model.sample(64, seed=0)["probs"])
