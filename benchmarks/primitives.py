@@ -115,7 +115,7 @@ def parts():
     softplus = [patch(module, "softplus", tf.nn.softplus) for module in (gaussians, iaf, likelihoods)]
     bias = [patch(stacked, "_bias_at", stacked.at)]
     norm = [patch(trainer, "global_norm", tf.linalg.global_norm)]
-    by_hand = [patch(iaf.tfb, "Chain", lambda steps: steps), patch(flows, "inverse_autoregressive_flow", OurFlow)]
+    by_hand = [patch(iaf.tfb, "Chain", lambda steps, name: steps), patch(flows, "inverse_autoregressive_flow", OurFlow)]
     return {
         "ELU": ("library", elu),
         "softplus": ("library", softplus),
