@@ -59,4 +59,4 @@ def end(*_, **__):
 if __name__ == "__main__":
     cli.quiet_tensorflow = observed
     sys.argv[0] = "train"
-    cli.run(train.main, "The training command up to its first finished launch.")
+    cli.run(train.main, "The training command up to its first finished launch.", train.FLAGS)

@@ -37,7 +37,8 @@ def tfp_log_prob(self, event):
 
 
 def stateless_normal(shape, seed, first=(0, 0)):
-    return tf.random.stateless_normal(shape, seed)
+    # Draws that did not depend on `first` would be made once for all chunks of samples, and so would all else.
+    return tf.random.stateless_normal(shape, tf.random.fold_in(seed, first[0]))
 
 
 class OurGaussian:
@@ -113,7 +114,7 @@ def parts():
     patch = mock.patch.object
     elu = [patch(module, "elu", tf.nn.elu) for module in (stacked, networks, encoders)]
     softplus = [patch(module, "softplus", tf.nn.softplus) for module in (gaussians, iaf, likelihoods)]
-    bias = [patch(stacked, "_bias_at", stacked.at)]
+    bias = [patch(stacked, "_shared_at", stacked.at)]
     norm = [patch(trainer, "global_norm", tf.linalg.global_norm)]
     by_hand = [patch(iaf.tfb, "Chain", lambda steps, name: steps), patch(flows, "inverse_autoregressive_flow", OurFlow)]
     return {

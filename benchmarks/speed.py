@@ -247,7 +247,7 @@ def observed(self, epoch, logs=None):
 Recorder.on_epoch_end = observed
 flags = ["--flagfile=configs/digits_ldiaf.cfg", "--epochs={num_epochs}", "--early_stopping_patience=1000"]
 sys.argv = ["train", *flags, "--run_dir={folder / "memory"}"]
-cli.run(train.main, "")
+cli.run(train.main, "", train.FLAGS)
 print(json.dumps(found))
 """
     done = subprocess.run([pythons["tf"], "-c", script], cwd=REPO, capture_output=True, text=True, check=True)

@@ -9,10 +9,25 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import integrate, stats
 
+from tf_ldiaf.model.estimator import importance_weighted
 from tf_ldiaf.model.metrics import ActiveUnits
 from tf_ldiaf.probability import bounds
 
 tfd = tfp.distributions
+
+
+def log_likelihood(log_weights):
+    """The importance-weighted bound of log-weights [S, B], by the estimator that the model uses."""
+    log_weights = tf.constant(log_weights, tf.float32)
+    num, num_images = log_weights.shape
+
+    def draw(first, num):
+        # What is said of draws beyond S is not to be used.
+        found = tf.pad(log_weights, [[0, num], [0, 0]], constant_values=np.nan)[first : first + num]
+        zeros = tf.zeros([num, num_images, 1])
+        return bounds.Terms(found, zeros, zeros, zeros[..., tf.newaxis])
+
+    return importance_weighted(draw, num, tf.constant(num_images), 1)["log_likelihood"].numpy()
 
 
 def test_exact_posterior_gives_log_evidence_without_variance():
@@ -57,7 +72,7 @@ def test_importance_weighted_bound_finds_log_evidence_of_quadrature():
     standard_error = weights.std() / weights.mean() / math.sqrt(40_000)
     assert standard_error < 0.01
     # 5 standard errors: a right estimate fails for 6 seeds in 10 million.
-    assert abs(bounds.log_mean_exp(log_weights)[0] - log_evidence) < 5 * standard_error
+    assert abs(log_likelihood(log_weights)[0] - log_evidence) < 5 * standard_error
     assert np.mean(log_weights) < log_evidence - 5 * np.std(log_weights) / math.sqrt(40_000)
 
 
@@ -67,24 +82,24 @@ def test_importance_weighted_bound_rises_with_samples_to_log_evidence():
     expected = []
     for num in range(1, 8):
         draws = np.array(list(itertools.product(range(3), repeat=num))).T  # [S, draws of S]
-        bound = bounds.log_mean_exp(tf.constant(np.log(joint / posterior)[draws]))
+        bound = log_likelihood(np.log(joint / posterior)[draws])
         expected.append(np.sum(posterior[draws].prod(axis=0) * bound))
-    assert expected[0] == pytest.approx(np.sum(posterior * np.log(joint / posterior)), abs=1e-12)  # the ELBO
+    assert expected[0] == pytest.approx(np.sum(posterior * np.log(joint / posterior)), abs=1e-6)  # the ELBO
     assert (np.diff(expected) > 1e-4).all()
     assert expected[-1] < math.log(joint.sum())
     assert expected[-1] == pytest.approx(math.log(joint.sum()), abs=0.1)
 
 
 def test_one_importance_sample_is_the_elbo():
-    elbo = tf.random.stateless_normal([1, 7], [0, 1]) * 100
-    np.testing.assert_array_equal(bounds.log_mean_exp(elbo), elbo[0])
+    elbo = np.random.default_rng(0).normal(scale=100, size=(1, 7)).astype("float32")
+    np.testing.assert_array_equal(log_likelihood(elbo), elbo[0])
 
 
-def test_log_mean_exp_survives_extremes_and_takes_an_axis():
-    np.testing.assert_allclose(bounds.log_mean_exp(tf.constant([[1e4, -1e4], [1e4, -1e4]])), [1e4, -1e4])
-    values = tf.random.stateless_normal([4, 5], [0, 2], dtype=tf.float64)
-    np.testing.assert_allclose(bounds.log_mean_exp(values, axis=1), np.log(np.exp(values).mean(axis=1)), atol=1e-12)
-    np.testing.assert_allclose(bounds.log_mean_exp(tf.constant([-np.inf, 0.0, -np.inf, 0.0])), -math.log(2), atol=1e-6)
+@pytest.mark.parametrize("num", [2, 5_000])  # in one chunk, and in several whose last is not full
+def test_importance_weights_of_any_size(num):
+    np.testing.assert_allclose(log_likelihood(np.tile([1e4, -1e4, 0.0], (num, 1))), [1e4, -1e4, 0.0], rtol=1e-5)
+    half = np.where(np.arange(num) % 2, 0.0, -np.inf)[:, np.newaxis]
+    np.testing.assert_allclose(log_likelihood(half), -math.log(2), atol=1e-5)
 
 
 def test_kl_weight_scales_only_the_kl_term():

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 
 from tf_ldiaf.config import Config, DataSettings, ExecutionSettings, ModelSettings, TrainingSettings
 from tf_ldiaf.errors import ConfigError
@@ -33,16 +32,16 @@ EDGES_CHANGED = {"method": "ldiaf", "edges": "5-1,4-2"}
 ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGED, FLOW_SETTINGS_CHANGED, EDGES_CHANGED]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def defined_flags():
-    if "dataset" not in flags.FLAGS:
-        define_settings()
+def defined(*arguments):
+    """The flags of the settings, after a command line."""
+    values = flags.FlagValues()
+    define_settings(values)
+    values(["program", *arguments])
+    return values
 
 
 def from_command_line(arguments):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["program", *arguments])
-        return Config.from_json(given_settings())
+    return Config.from_json(given_settings(defined(*arguments)))
 
 
 def test_the_round_trips_change_every_setting():
@@ -83,15 +82,15 @@ def test_flags_name_only_departures_from_defaults():
 
 
 def test_every_setting_has_a_flag_with_help():
+    values = defined()
     for name, field in FIELDS.items():
         assert field.metadata["help"].rstrip().endswith("."), name
-        assert field.metadata["help"].rstrip(".") in flags.FLAGS[name].help, name
+        assert field.metadata["help"].rstrip(".") in values[name].help, name
 
 
 def test_an_explicit_default_counts_as_given():
-    with flagsaver.flagsaver():
-        flags.FLAGS(["program", "--epochs=200", "--nojit_compile", "--node_units=4,5"])
-        assert given_settings() == {"epochs": 200, "jit_compile": False, "node_units": (4, 5)}
+    values = defined("--epochs=200", "--nojit_compile", "--node_units=4,5")
+    assert given_settings(values) == {"epochs": 200, "jit_compile": False, "node_units": (4, 5)}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +225,7 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
 
 
 def test_a_list_flag_of_words_is_refused():
-    with pytest.raises(ConfigError, match=r"--node_units must be whole numbers separated by commas. Received: 8,wide"):
+    with pytest.raises(ConfigError, match=r"`node_units` must be whole numbers separated by commas. Received: 8,wide"):
         from_command_line(["--node_units=8,wide"])
 
 
@@ -253,7 +252,7 @@ def test_every_setting_is_in_one_group_and_in_its_part_of_the_help():
     names = {group: [field.name for field in dataclasses.fields(settings)] for group, settings in groups.items()}
     assert list(FIELDS) == [name for group in groups for name in names[group]]
     for group in groups:
-        assert {flag.name for flag in flags.FLAGS.flags_by_module_dict()[group]} == set(names[group])
+        assert {flag.name for flag in defined().flags_by_module_dict()[group]} == set(names[group])
 
 
 def test_a_group_alone_has_its_defaults_and_its_refusals():
@@ -266,7 +265,7 @@ def test_a_group_alone_has_its_defaults_and_its_refusals():
         (ModelSettings, {"method": "vae", "num_nodes": 2}, "--num_nodes is always 1"),
         (ModelSettings, {"method": "vae", "context_dim": 2}, "--context_dim needs a flow"),
         (TrainingSettings, {"weight_decay": 0.1}, "--weight_decay needs --optimizer=adamw"),
-        (ExecutionSettings, {"steps_per_execution": 0}, "--steps_per_execution must be at least 1"),
+        (ExecutionSettings, {"steps_per_execution": 0}, "`steps_per_execution` must be at least 1"),
     ]:
         with pytest.raises(ConfigError, match=words):
             group(**settings)

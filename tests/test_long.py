@@ -31,7 +31,7 @@ def main():
     recorder._SECONDS_BETWEEN_CHECKPOINTS = 0
     train.main()
 
-cli.run(main, "")
+cli.run(main, "", train.FLAGS)
 """
 FLAGS = [
     "--method=ldiaf", "--node_dim=4", "--encoder_units=64,32", "--decoder_units=64", "--structure_epochs=5",

@@ -8,7 +8,6 @@ import tensorflow_probability as tfp
 
 from tf_ldiaf import LDIAF
 from tf_ldiaf.layers import InverseAutoregressiveFlow
-from tf_ldiaf.results.saved_model import ServedModel
 
 tfd = tfp.distributions
 
@@ -107,7 +106,7 @@ def test_a_model_of_ones_own_networks_is_fitted_saved_and_loaded(fitted, tmp_pat
 
 def test_a_model_of_ones_own_networks_is_served(fitted, tmp_path):
     model, x = fitted
-    tf.saved_model.save(ServedModel(model), str(tmp_path / "served"))
+    model.export(tmp_path / "served")
     served = tf.saved_model.load(str(tmp_path / "served"))
     np.testing.assert_allclose(served.encode(x)["codes"], model.encode(x), atol=1e-5)
     found = served.log_likelihood(x, 7, 3)["log_likelihood"]

@@ -47,25 +47,20 @@ def test_settings_are_admitted_or_refused(settings):
 @pytest.fixture
 def flags_of_train(monkeypatch):
     """Runs the command `train` up to its settings: (exit code, settings or None)."""
-    if "dataset" not in flags.FLAGS:
-        define_settings()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(arguments):
-        for name in flags.FLAGS:
-            flags.FLAGS[name].unparse()
+        values = flags.FlagValues()
+        define_settings(values)
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
         found = []
         try:
-            cli.run(lambda: found.append(Config.from_json(given_settings())), "")
+            cli.run(lambda: found.append(Config.from_json(given_settings(values))), "", values)
         except SystemExit as end:
             return end.code, None
         return 0, found[0] if found else None
 
     yield run
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS.unparse_flags()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

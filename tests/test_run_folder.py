@@ -29,7 +29,7 @@ def test_new_and_empty_folders_are_accepted(tmp_path):
 
 
 def test_a_folder_with_a_run_is_refused_unless_overwritten(folder):
-    with pytest.raises(ConfigError, match="holds a run; --resume continues it, --overwrite replaces it"):
+    with pytest.raises(ConfigError, match="holds a run; `resume` continues it, `overwrite` replaces it"):
         folder.check_new(overwrite=False)
     folder.write_history([{"phase": "final", "epoch": 1}])
     folder.check_new(overwrite=True)
@@ -96,7 +96,7 @@ def test_a_killed_overwrite_leaves_a_run_until_the_end(folder, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"--run_dir must be a folder that can be written.*file/run"):
+    with pytest.raises(ConfigError, match=r"`run_dir` must be a folder that can be written.*file/run"):
         RunFolder(tmp_path / "file" / "run").create(Config())
 
 

@@ -239,20 +239,20 @@ def test_reconstructions_stand_below_their_originals(exported, model, tmp_path):
 
 def test_images_that_do_not_fit_the_model(exported, tmp_path):
     np.savez(tmp_path / "in.npz", x=np.zeros((2, 28, 28), "uint8"))
-    with pytest.raises(ConfigError, match=r"--reconstruct must hold images of \(8, 8\). Received: \(28, 28\)"):
+    with pytest.raises(ConfigError, match=r"`reconstruct` must hold images of \(8, 8\). Received: \(28, 28\)"):
         sampling.write_images(str(exported), str(tmp_path / "a.png"), 1, 0, reconstruct=str(tmp_path / "in.npz"))
-    with pytest.raises(ConfigError, match=r"--reconstruct must be an .npz file that exists"):
+    with pytest.raises(ConfigError, match=r"`reconstruct` must be an .npz file that exists"):
         sampling.write_images(str(exported), str(tmp_path / "a.png"), 1, 0, reconstruct=str(tmp_path / "no.npz"))
-    with pytest.raises(ConfigError, match="--out must be a file that can be written"):
+    with pytest.raises(ConfigError, match="`out` must be a file that can be written"):
         sampling.write_images(str(exported), str(tmp_path / "no" / "a.png"), 1, 0)
     assert [file.name for file in tmp_path.iterdir()] == ["in.npz"]
 
 
 def test_folders_that_are_not_our_saved_model(tmp_path):
-    with pytest.raises(ConfigError, match="--saved_model must be a SavedModel"):
+    with pytest.raises(ConfigError, match="`saved_model` must be a SavedModel"):
         sampling.write_images(str(tmp_path), str(tmp_path / "a.png"), 1, 0)
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match=r"--saved_model must be one that tf_ldiaf.export wrote"):
+    with pytest.raises(ConfigError, match=r"`saved_model` must be one that tf_ldiaf.export wrote"):
         sampling.write_images(str(tmp_path / "other"), str(tmp_path / "a.png"), 1, 0)
     with pytest.raises(ConfigError, match=r"must hold a readable graph.json"):
         sampling.write_graph(str(tmp_path / "other"), str(tmp_path / "a.png"))
@@ -264,5 +264,5 @@ def test_graph_is_written_from_parent_to_child(exported, tmp_path):
     assert list(graph.edges) == [("z2", "z1")]
     sampling.write_graph(str(exported), str(tmp_path / "graph.dot"))
     assert "z2 -> z1" in (tmp_path / "graph.dot").read_text()
-    with pytest.raises(ConfigError, match="--graph must be a file that can be written"):
+    with pytest.raises(ConfigError, match="`graph` must be a file that can be written"):
         sampling.write_graph(str(exported), str(tmp_path / "no" / "graph.dot"))

@@ -99,7 +99,7 @@ def test_folders_that_cannot_be_used(tmp_path):
 )  # fmt: skip
 def test_paths_that_lead_nowhere(tmp_path, name):
     (tmp_path / "file.txt").write_text("")
-    with pytest.raises(ConfigError, match="--dataset must be"):
+    with pytest.raises(ConfigError, match="`dataset` must be"):
         load(Config(dataset=name if name.startswith("~") else str(tmp_path / name)))
 
 
@@ -117,7 +117,7 @@ def test_unprepared_data_set_without_a_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
     retries = downloader.MAX_RETRIES
-    with pytest.raises(ConfigError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*--data_dir"):
+    with pytest.raises(ConfigError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*`data_dir`"):
         load(Config(dataset="mnist", data_dir=str(tmp_path)))
     assert retries == downloader.MAX_RETRIES
 
@@ -183,7 +183,7 @@ def test_a_test_folder_without_a_train_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((0, 4, 4), "uint8")}])
 def test_a_file_without_images_cannot_be_reconstructed(npz, arrays):
-    with pytest.raises(ConfigError, match=r"--reconstruct must be an \.npz file with images"):
+    with pytest.raises(ConfigError, match=r"`reconstruct` must be an \.npz file with images"):
         data.read_images(npz(**arrays))
 
 
@@ -317,5 +317,5 @@ def test_a_damaged_file_of_tfds_is_refused(stripes, monkeypatch, damage, words):
 
 def test_a_data_set_larger_than_memory_should_be_holds_is_refused_and_told_of_the_stream(stripes, monkeypatch):
     monkeypatch.setattr(arrays_in_memory, "most_bytes", lambda: 63 * 6 * 5 - 1)
-    with pytest.raises(ConfigError, match=r"must fit into a quarter.*1,889 bytes, or be read with --stream.* of 1,890"):
+    with pytest.raises(ConfigError, match=r"must fit into a quarter.*1,889 bytes, or be read with `stream`.* of 1,890"):
         read_stripes(stripes, monkeypatch)

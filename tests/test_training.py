@@ -264,6 +264,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(stopped, tmp_path
     folder = RunFolder(tmp_path / "killed")
     folder.create(stopped.read_config())
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)  # none is due on a slow machine
         stop(monkeypatch, "final", 2, "after")
         with pytest.raises(KeyboardInterrupt):
             train(folder)
@@ -335,9 +336,9 @@ def test_a_run_goes_on_with_images_of_its_shape_only(run, tmp_path, images):
 @pytest.mark.parametrize(
     ("settings", "num_devices", "words"),
     [
-        ({"batch_size": 10}, 2, r"--batch_size must be a multiple of the 2 devices\. Received: 9"),
-        ({"batch_size": 3}, 2, r"--batch_size must be a multiple of the 2 devices\. Received: 3"),
-        ({"channels": (4,)}, 1, r"--channels needs .* multiples of 4\. Received: 8 x 6, of digits"),
+        ({"batch_size": 10}, 2, r"`batch_size` must be a multiple of the 2 devices\. Received: 9"),
+        ({"batch_size": 3}, 2, r"`batch_size` must be a multiple of the 2 devices\. Received: 3"),
+        ({"channels": (4,)}, 1, r"`channels` needs .* multiples of 4\. Received: 8 x 6, of digits"),
     ],
 )
 def test_what_cannot_be_trained_is_known_before_a_folder_is_made(settings, num_devices, words, tiny, images):

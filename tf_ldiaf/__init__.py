@@ -14,6 +14,7 @@ Signs: `elbo` is maximised; the loss is minus its mean.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,10 +27,19 @@ __all__ = ["LDIAF", "Config", "data", "layers"]
 
 
 def __getattr__(name: str) -> Any:
-    # TensorFlow is imported when the model is first asked for, not with the package.
     if name in ("data", "layers"):
         return importlib.import_module(f"tf_ldiaf.{name}")
     homes = {"Config": "tf_ldiaf.config", "LDIAF": "tf_ldiaf.model.ldiaf"}
     if name in homes:
         return getattr(importlib.import_module(homes[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# `python -m tf_ldiaf.train` imports the package first, and is known as "-m" meanwhile. It imports TensorFlow itself, as
+# soon as its flags are known to be right.
+if not (sys.argv[:1] == ["-m"] and any("tf_ldiaf" in argument for argument in sys.orig_argv)):
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ImportError(f"Keras must have the backend tensorflow. Received: {keras.backend.backend()}.")
+    importlib.import_module("tf_ldiaf.model.ldiaf")  # so that keras.models.load_model knows all classes

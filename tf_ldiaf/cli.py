@@ -1,7 +1,9 @@
 """How every command starts and ends: flags, one-sentence errors, a quiet TensorFlow."""
 
+import codecs
 import contextlib
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import ConfigError, LDIAFError
 from tf_ldiaf.execution import compiled_programs, stopping
 
 # What TensorFlow says of itself on a machine where all is well.
@@ -21,19 +23,21 @@ _CHATTER = re.compile(
 )
 # A machine without a GPU says this too; on one with a GPU it is a real error.
 _NO_GPU = re.compile(r"failed call to cuInit|CUDA error|kernel driver does not appear to be running|cuda_diagnostics")
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _LONGEST_SENTENCE = 800
 _NO_OUTPUT = "The output must take what is printed. Received: one that is closed or full."
 
 
-def run(main: Callable[[], None], description: str) -> None:
+def run(main: Callable[[], None], description: str, flag_values: flags.FlagValues) -> None:
     """Parses the command line, then runs `main`.
 
     A flag or input that cannot be used ends the process with one sentence on stderr and code 2,
     Ctrl-C with code 130, SIGTERM with 143, an output that takes no more with code 1.
 
     Args:
-        main: the command; it reads `flags.FLAGS`.
+        main: the command; it reads `flag_values`.
         description: the help's first lines.
+        flag_values: the command's flags. They are its own, so that a notebook may run several commands, and one twice.
     """
     command = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     arguments = _flagfiles_first(sys.argv[1:])
@@ -41,14 +45,16 @@ def run(main: Callable[[], None], description: str) -> None:
     try:
         stopping.raised_at_once()
         if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
-            print(f"{description}\n{_help()}")
+            print(f"{description}\n{_help(flag_values)}")
         else:
-            rest = _parse(command, arguments)
+            rest = _parse(command, arguments, flag_values)
             if rest:
                 raise ConfigError(f"Arguments must be flags, --name=value. Received: {' '.join(rest)}.")
             main()
-    except (flags.Error, ConfigError) as error:
+    except flags.Error as error:
         sentence, code = " ".join(str(error).removeprefix("ERROR:: ").split()), 2
+    except LDIAFError as error:
+        sentence, code = error.for_command(), 2
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, stopping.Stopped) else signal.SIGINT
         sentence, code = "interrupted." if number == signal.SIGINT else "terminated.", 128 + number
@@ -76,14 +82,14 @@ def _takes(text):
         return False
 
 
-def required(*names: str) -> None:
+def required(flag_values: flags.FlagValues, *names: str) -> None:
     """Makes flags without a default obligatory.
 
     Raises:
         ConfigError: one of them is missing.
     """
     for name in names:
-        if not flags.FLAGS[name].value:
+        if not flag_values[name].value:
             raise ConfigError(f"--{name} must be given. Received: nothing.")
 
 
@@ -119,18 +125,37 @@ def quiet_tensorflow() -> Iterator[stopping.Request]:
                     print(line, file=sys.stderr)
 
 
-def _parse(command, arguments):
+def _parse(command, arguments, flag_values):
     if {"--flagfile=", "-flagfile="} & set(arguments):
         raise ConfigError("--flagfile must be the name of a file. Received: nothing.")
     try:
-        rest = flags.FLAGS([command, *arguments])[1:]
+        with tempfile.TemporaryDirectory() as place:
+            rest = flag_values([command, *_without_marks(arguments, place)])[1:]
     except ValueError:  # not UTF-8, or a null byte in a name
         files = " ".join(argument for argument in arguments if "flagfile" in argument or not argument.startswith("-"))
         raise ConfigError(f"--flagfile must name a text file in UTF-8. Received: {files}.") from None
-    for name, value in flags.FLAGS.flag_values_dict().items():
+    for name, value in flag_values.flag_values_dict().items():
         if "\0" in str(value):
             raise ConfigError(f"--{name} must be text without a null byte. Received: {value!r}.")
+        if value == "" and flag_values[name].present and name != "edges":
+            raise ConfigError(f"--{name} must not be empty. Received: nothing.")
     return rest
+
+
+def _without_marks(arguments, place):
+    """The arguments, with a copy in `place` of each flagfile that begins with a byte-order mark, as Windows writes."""
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        name = argument.partition("=")[2] if re.match("--?flagfile=", argument) else argument
+        is_file = name != argument or (i and arguments[i - 1] in ("--flagfile", "-flagfile"))
+        with contextlib.suppress(OSError):
+            content = pathlib.Path(name).expanduser().read_bytes() if is_file else b""
+            encoding = next((known for mark, known in _MARKS.items() if content.startswith(mark)), None)
+            if encoding:
+                copy = pathlib.Path(place) / f"{i}.cfg"
+                copy.write_text(content.decode(encoding))
+                found[i] = f"--flagfile={copy}" if name != argument else str(copy)
+    return found
 
 
 def _flagfiles_first(arguments):
@@ -148,10 +173,8 @@ def _flagfiles_first(arguments):
     return files + others
 
 
-def _help():
+def _help(flag_values):
     return (
-        "\n".join(
-            flags.FLAGS.module_help(name) for name in flags.FLAGS.flags_by_module_dict() if not name.startswith("absl")
-        )
+        "\n".join(flag_values.module_help(name) for name in flag_values.flags_by_module_dict())
         + "\n  --flagfile: A file with flags, one a line; the command line wins over it.\n"
     )

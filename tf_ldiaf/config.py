@@ -55,8 +55,10 @@ class DataSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.dataset.strip():
+            raise ConfigError("`dataset` must be a name or a path. Received: nothing.")
         if self.stream and self.limit_train:
-            raise ConfigError(f"--stream takes no --limit_train. Received: {self.limit_train}.")
+            raise ConfigError(f"`stream` takes no `limit_train`. Received: {self.limit_train}.")
 
     @property
     def dataset_name(self) -> str:
@@ -100,14 +102,14 @@ class ModelSettings(Checked):
         self._fill_in_method()
         self._check_edges()
         if self.method in ("vae_iaf", "ldiaf") and not self.num_flow_steps:
-            raise ConfigError(f"--num_flow_steps must be at least 1 with --method={self.method}. Received: 0.")
+            raise ConfigError(f"`num_flow_steps` must be at least 1 with `method={self.method}`. Received: 0.")
         if self.method in ("fc_vae", "graph_vae", "ldiaf") and self.num_nodes == 1:
-            raise ConfigError(f"--num_nodes must be at least 2 with --method={self.method}. Received: 1.")
+            raise ConfigError(f"`num_nodes` must be at least 2 with `method={self.method}`. Received: 1.")
         for field in dataclasses.fields(self):
             value, needs = getattr(self, field.name), field.metadata["needs"]
             if value != field.default and not self._uses(field):
                 raise ConfigError(
-                    f"--{field.name} needs {needs}, which this {self.method} lacks. Received: {to_text(value)}."
+                    f"`{field.name}` needs {needs}, which this {self.method} lacks. Received: {to_text(value)}."
                 )
 
     def _uses(self, field: dataclasses.Field) -> bool:
@@ -117,11 +119,11 @@ class ModelSettings(Checked):
     def _fill_in_method(self) -> None:
         method = _METHODS[self.method]
         if self.edges and "structure_epochs" in method["fixed"]:
-            raise ConfigError(f"--edges needs --method=graph_vae or --method=ldiaf. Received: {self.method}.")
+            raise ConfigError(f"`edges` needs `method=graph_vae` or `method=ldiaf`. Received: {self.method}.")
         for name, value in (method["fixed"] | method["default"]).items():
             given = getattr(self, name, value)  # `structure_epochs` is a setting of the training
             if name in method["fixed"] and given not in (None, value):
-                raise ConfigError(f"--{name} is always {value} with --method={self.method}. Received: {given}.")
+                raise ConfigError(f"`{name}` is always {value} with `method={self.method}`. Received: {given}.")
             if given is None:
                 self._set(name, value)
 
@@ -130,7 +132,7 @@ class ModelSettings(Checked):
         for parent, child in map(_edge, pairs):
             if not 1 <= child < parent <= self.num_nodes or len(set(map(_edge, pairs))) < len(pairs):
                 raise ConfigError(
-                    "--edges must be all, none, or different pairs PARENT-CHILD separated by commas, with "
+                    "`edges` must be all, none, or different pairs PARENT-CHILD separated by commas, with "
                     f"{self.num_nodes} >= PARENT > CHILD >= 1. Received: {self.edges}."
                 )
         if pairs:
@@ -202,7 +204,7 @@ class TrainingSettings(Checked):
         super().__post_init__()
         if self.weight_decay and self.optimizer != "adamw":
             raise ConfigError(
-                f"--weight_decay needs --optimizer=adamw. Received: {self.weight_decay} with {self.optimizer}."
+                f"`weight_decay` needs `optimizer=adamw`. Received: {self.weight_decay} with {self.optimizer}."
             )
 
 
@@ -232,7 +234,7 @@ class Config(ExecutionSettings, TrainingSettings, ModelSettings, DataSettings):
     """
 
     # What a run may go on with otherwise than it began: the data may have moved.
-    CHANGEABLE: typing.ClassVar = ("data_dir", "on_nonfinite", "distribute")
+    _CHANGEABLE: typing.ClassVar = ("dataset", "data_dir", "on_nonfinite", "distribute")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -240,11 +242,11 @@ class Config(ExecutionSettings, TrainingSettings, ModelSettings, DataSettings):
             self._set("structure_epochs", 0)
         if self.learns_gates and not self.structure_epochs:
             raise ConfigError(
-                f"--structure_epochs must be at least 1 with --method={self.method}, which learns gates unless it is "
-                "given --edges. Received: 0."
+                f"`structure_epochs` must be at least 1 with `method={self.method}`, which learns gates unless it is "
+                "given `edges`. Received: 0."
             )
         if self.on_nonfinite == "skip" and self.distribute != "none":
-            raise ConfigError(f"--on_nonfinite=skip needs --distribute=none. Received: {self.distribute}.")
+            raise ConfigError(f"`on_nonfinite=skip` needs `distribute=none`. Received: {self.distribute}.")
 
     def to_json(self) -> dict[str, Any]:
         """The settings that the model uses, as JSON types; `from_json` is the inverse."""
@@ -265,6 +267,28 @@ class Config(ExecutionSettings, TrainingSettings, ModelSettings, DataSettings):
                 hint = f" Did you mean {near[0]}?" if near else ""
                 raise ConfigError(f"Settings must be among those of tf_ldiaf's Config. Received: {name}.{hint}")
         return cls(**dict[str, Any](settings))
+
+    def changed(self, given: Mapping[str, Any]) -> Self:
+        """These settings for a run that goes on, with what `given` changes of them.
+
+        Raises:
+            ConfigError: what cannot be changed any more.
+        """
+        changes = {name: value for name, value in given.items() if name in (*self._CHANGEABLE, "epochs")}
+        changed = dataclasses.replace(self, **changes)
+        if changed.epochs < self.epochs:
+            raise ConfigError(
+                f"`epochs` must be at least {self.epochs}, as in the run to resume, which can only be made longer. "
+                f"Received: {changed.epochs}."
+            )
+        for name, value in given.items():
+            if value != getattr(changed, name):
+                ours, theirs = ("nothing" if text == "" else text for text in (getattr(self, name), value))
+                raise ConfigError(
+                    f"`{name}` must be {ours} as in the run to resume; only `dataset`, `data_dir`, `on_nonfinite`, "
+                    f"`distribute` and more `epochs` are taken. Received: {theirs}."
+                )
+        return changed
 
     def to_flags(self) -> list[str]:
         """The flags that make this configuration: the method, and departures from its defaults only."""

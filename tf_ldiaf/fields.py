@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import typing
 from typing import Any
 
@@ -64,28 +65,32 @@ def to_text(value: Any) -> str:
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     """`value` if the setting admits it (an int for a float setting becomes a float)."""
     kind, name = kind_of(field), field.name
+    if hasattr(value, "tolist"):  # NumPy's numbers and arrays
+        value = value.tolist()
+    if kind is tuple and isinstance(value, (list, tuple)):
+        value = tuple(number.tolist() if hasattr(number, "tolist") else number for number in value)
+    if kind is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if value is None and field.default is None:
         return value
-    if kind is tuple and isinstance(value, list):
-        value = tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 1e300 else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         expected = {tuple: "a list of whole numbers", str: "a string", int: "a whole number", bool: "true or false"}
         raise ConfigError(
-            f"--{name} must be {expected.get(kind, 'a number')}. Received: {json.dumps(value, default=str)}."
+            f"`{name}` must be {expected.get(kind, 'a number')}. Received: {json.dumps(value, default=str)}."
         )
     choices = field.metadata["choices"]
     if choices and value not in choices:
-        raise ConfigError(f"--{name} must be one of {', '.join(choices)}. Received: {value}.")
+        raise ConfigError(f"`{name}` must be one of {', '.join(choices)}. Received: {value}.")
     if kind is tuple and not value and field.default:
-        raise ConfigError(f"--{name} must name at least one width. Received: nothing.")
+        raise ConfigError(f"`{name}` must name at least one width. Received: nothing.")
     numbers: Any = value if kind is tuple else (value,) if kind in (int, float) else ()
     for number in numbers:
         if type(number) not in (int, float) or (kind is tuple and type(number) is not int):
-            raise ConfigError(f"--{name} must be a list of whole numbers. Received: {json.dumps(value, default=str)}.")
+            raise ConfigError(f"`{name}` must be a list of whole numbers. Received: {json.dumps(value, default=str)}.")
         if not ((kind is not float or math.isfinite(number)) and field.metadata["admits"](number)):
-            raise ConfigError(f"--{name} must be {field.metadata['interval']}. Received: {number}.")
+            raise ConfigError(f"`{name}` must be {field.metadata['interval']}. Received: {number}.")
         if kind is not float and number > _MOST:
-            raise ConfigError(f"--{name} must be at most {_MOST}. Received: {number}.")
+            raise ConfigError(f"`{name}` must be at most {_MOST}. Received: {number}.")
     return value

@@ -1,6 +1,7 @@
 """Images: from a data set to binary images, split, and to the batches that a model is trained and evaluated on."""
 
 from tf_ldiaf.data.batches import (
+    epoch_batches,
     evaluation_batch_size,
     evaluation_batches,
     launches_per_epoch,
@@ -10,11 +11,13 @@ from tf_ldiaf.data.batches import (
     training_launches,
 )  # fmt: skip
 from tf_ldiaf.data.binarization import draw
-from tf_ldiaf.data.images import TrainingImages, load_test, load_training, read_images
+from tf_ldiaf.data.images import TrainingImages, described, load_test, load_training, read_images, test_checksum
 from tf_ldiaf.data.records import Records
 
 __all__ = [
-    "Records", "TrainingImages", "draw", "evaluation_batch_size", "evaluation_batches", "launches_per_epoch",
-    "load_test", "load_training", "num_evaluation_batches", "read_images", "steps_per_epoch", "training_batches",
+    "Records", "TrainingImages", "described", "draw", "epoch_batches",
+    "evaluation_batch_size", "evaluation_batches", "launches_per_epoch",
+    "load_test", "load_training", "num_evaluation_batches", "read_images", "steps_per_epoch", "test_checksum",
+    "training_batches",
     "training_launches",
 ]  # fmt: skip

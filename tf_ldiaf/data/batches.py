@@ -22,6 +22,14 @@ def training_batches(
     return _spread(of_part, strategy)
 
 
+def epoch_batches(images: np.ndarray, *, batch_size: int, seed: int, epoch: tf.Variable) -> tf.data.Dataset:
+    """The `training_batches` of one epoch; which one, the variable `epoch` says whenever one begins."""
+    one_epoch = _one_epoch(images, batch_size, seed)
+    batches = tf.data.Dataset.from_tensors(0).flat_map(lambda _: one_epoch(tf.cast(epoch, tf.int64)))
+    num = tf.data.experimental.assert_cardinality(steps_per_epoch(images, batch_size))
+    return batches.apply(num).prefetch(tf.data.AUTOTUNE)
+
+
 def training_launches(
     images: np.ndarray | Records,
     *,
@@ -55,6 +63,12 @@ def training_launches(
 
 def _epochs(images, batch_size, seed, first_epoch, part=0, num_parts=1):
     """A dataset of endless epochs, each a dataset of batches, or of one of equal parts of every batch."""
+    one_epoch = _one_epoch(images, batch_size, seed, part, num_parts)
+    return tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).map(one_epoch)
+
+
+def _one_epoch(images, batch_size, seed, part=0, num_parts=1):
+    """A function of an epoch's number to its batches."""
     batch, steps = min(batch_size, len(images)), steps_per_epoch(images, batch_size)
     size = batch // num_parts
     pixels = None if isinstance(images, Records) else tf.constant(images)
@@ -69,7 +83,7 @@ def _epochs(images, batch_size, seed, first_epoch, part=0, num_parts=1):
             batches = tf.data.Dataset.from_tensor_slices(rows).map(lambda rows: tf.gather(pixels, rows))
         return batches.map(lambda x: tf.ensure_shape(x, [size, *images.shape[1:]]))
 
-    return tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).map(one_epoch)
+    return one_epoch
 
 
 def steps_per_epoch(images: np.ndarray | Records, batch_size: int) -> int:

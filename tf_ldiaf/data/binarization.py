@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_ldiaf.config import DataSettings
 from tf_ldiaf.data.records import Records
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import DataError
 from tf_ldiaf.probability.noise import uniform
 
 # What is drawn once is the same whatever the run's seed: numbers stay comparable.
@@ -29,7 +29,7 @@ def binarize(images: np.ndarray | Records, settings: DataSettings, split: str) -
         uint8 array, or records; grey ones as they were.
 
     Raises:
-        ConfigError: grey images with none; of records it is said where they are read, see `Records.readable`.
+        DataError: grey images with none; of records it is said where they are read, see `Records.readable`.
     """
     if settings.binarization == "dynamic":
         return images if split == "train" else _drawn_once(images, _SEEDS[split])
@@ -38,8 +38,8 @@ def binarize(images: np.ndarray | Records, settings: DataSettings, split: str) -
             images = images.only(lambda x: (x == 0) | (x == 255))
         return images.then(lambda x: tf.cast(x > 127, tf.uint8))
     if settings.binarization == "none" and not ((images == 0) | (images == _white(images))).all():
-        raise ConfigError(
-            f"--binarization=none needs pixels that are all 0 or 1. Received: grey {split} images in "
+        raise DataError(
+            f"`binarization=none` needs pixels that are all 0 or 1. Received: grey {split} images in "
             f"{settings.dataset}; threshold and dynamic make them binary."
         )
     return threshold(images)
@@ -48,6 +48,26 @@ def binarize(images: np.ndarray | Records, settings: DataSettings, split: str) -
 def threshold(images: np.ndarray) -> np.ndarray:
     """1 where a pixel is above one half, 0 elsewhere: uint8; `images` as for `binarize`."""
     return (images > _white(images) / 2).astype("uint8")
+
+
+def impossible(images, is_grey: bool = False) -> typing.Any:
+    """Which pixels are not what a model takes, NaN among them: an array of bool, or a tensor, as `images` are.
+
+    Args:
+        images: an array or a tensor.
+        is_grey: whether `draw` makes them binary: uint8 in 0-255 or float in 0-1. Otherwise they are 0 and 1.
+    """
+    if images.dtype == "bool":
+        return images & ~images
+    if not is_grey:
+        return ~((images == 0) | (images == 1))
+    return ~((images >= 0) & (images <= (255 if images.dtype == "uint8" else 1)))
+
+
+def impossible_pixel(is_grey: bool, found: str) -> DataError:
+    """What is said of one."""
+    wanted = "grey, uint8 in 0-255 or float in 0-1" if is_grey else "0 or 1, such as those of (x > 127) for grey images"
+    return DataError(f"`x` must have pixels that are {wanted}. Received: {found}.")
 
 
 def draw(grey, seed) -> tf.Tensor:

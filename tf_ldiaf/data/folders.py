@@ -3,27 +3,50 @@
 import functools
 import pathlib
 import warnings
-from collections.abc import Callable
+import zlib
 
 import numpy as np
 
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.data.splits import Source, by_set
+from tf_ldiaf.errors import DataError
 
 
-def open_splits(path: pathlib.Path) -> dict[str, Callable[[], np.ndarray]]:
-    """The sets in folders train, valid, test, see `sources.open_splits`; without them, all images are train."""
-    parts = {name: path / name for name in ("train", "valid", "test") if (path / name).is_dir()}
+def open_splits(path: pathlib.Path) -> dict[str, Source]:
+    """The sets in folders such as train, val, test, see `splits.set_named`. Without them, all images are train."""
+    folders = sorted(file.name for file in path.iterdir() if file.is_dir() and not file.name.startswith("."))
+    parts = by_set(folders, str(path))
     if parts and "train" not in parts:
-        raise ConfigError(f"--dataset must have a folder train beside {' and '.join(parts)}. Received: {path}.")
-    return {name: functools.partial(_read, part) for name, part in (parts or {"train": path}).items()}
+        raise DataError(f"`dataset` must have a folder train beside {' and '.join(parts.values())}. Received: {path}.")
+    others = [name for name in folders if parts and name not in parts.values() and _pictures(path / name)]
+    if others:
+        raise DataError(
+            f"`dataset` must have folders named like train, valid and test only. Received: {path}, which has "
+            f"{others[0]} beside {' and '.join(parts.values())}."
+        )
+    found = {split: path / name for split, name in parts.items()} or {"train": path}
+    return {
+        split: Source(functools.partial(_read, part), functools.partial(_checksum, part))
+        for split, part in found.items()
+    }
+
+
+def _pictures(path):
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() == ".png")
+
+
+def _checksum(path):
+    checksum = 0
+    for file in _pictures(path):
+        checksum = zlib.crc32(file.read_bytes(), zlib.crc32(str(file.relative_to(path)).encode(), checksum))
+    return checksum
 
 
 def _read(path):
     from PIL import Image, UnidentifiedImageError
 
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".png")
+    files = _pictures(path)
     if not files:
-        raise ConfigError(f"--dataset must be a folder with PNG images. Received: {path}, which holds none.")
+        raise DataError(f"`dataset` must be a folder with PNG images. Received: {path}, which holds none.")
     unreadable = (OSError, UnidentifiedImageError, SyntaxError, ValueError)
     unreadable += (Image.DecompressionBombError, Image.DecompressionBombWarning)
     pictures = []
@@ -34,12 +57,12 @@ def _read(path):
                 mode = picture.mode
                 pixels = np.asarray(picture.convert("L"))
         except unreadable as error:
-            raise ConfigError(f"--dataset must hold readable PNG images. Received: {file} ({error}).") from None
+            raise DataError(f"`dataset` must hold readable PNG images. Received: {file} ({error}).") from None
         if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-            raise ConfigError(f"--dataset must hold PNG images of 8 bits. Received: {file} of mode {mode}.")
+            raise DataError(f"`dataset` must hold PNG images of 8 bits. Received: {file} of mode {mode}.")
         if pictures and pixels.shape != pictures[0].shape:
-            raise ConfigError(
-                f"--dataset must hold images of one size, {pictures[0].shape} like the first. "
+            raise DataError(
+                f"`dataset` must hold images of one size, {pictures[0].shape} like the first. "
                 f"Received: {file} of {pixels.shape}."
             )
         pictures.append(pixels)

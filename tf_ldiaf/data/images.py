@@ -10,7 +10,8 @@ from tf_ldiaf.data import npz, sources
 from tf_ldiaf.data.arrays import as_pictures
 from tf_ldiaf.data.binarization import binarize, threshold
 from tf_ldiaf.data.records import Records
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.data.splits import Source
+from tf_ldiaf.errors import DataError
 
 _TEST_FRACTION = 0.2
 _TEST_SEED = 0  # the test set is the same whatever the run's seed: numbers stay comparable
@@ -38,7 +39,7 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
     unless `sources.read` needs it to tell binary images from nearly black ones.
 
     Raises:
-        ConfigError: a source that is missing, unreadable, empty, of a wrong shape or out of range,
+        DataError: a source that is missing, unreadable, empty, of a wrong shape or out of range,
             or grey where 0/1 is asked for. One sentence each.
     """
     splits = sources.open_splits(settings)
@@ -71,7 +72,7 @@ def load_test(settings: DataSettings) -> np.ndarray:
     nearly black ones.
 
     Raises:
-        ConfigError: as of `load_training`.
+        DataError: as of `load_training`.
     """
     splits = sources.open_splits(settings)
     if not settings.stream:
@@ -83,15 +84,35 @@ def load_test(settings: DataSettings) -> np.ndarray:
     return binarize(test, settings, "test")
 
 
+def test_checksum(settings: DataSettings) -> int:
+    """Of the files that the images of `load_test` come from, errors as of it."""
+    splits = sources.open_splits(settings)
+    return splits.get("test", splits["train"]).checksum()
+
+
+def described(settings: DataSettings, images: TrainingImages | np.ndarray) -> str:
+    """One line: how many images of what size and kind `load_training` or `load_test` took, and from where."""
+    if isinstance(images, TrainingImages):
+        num, shape = f"{len(images.train):,} to train and {len(images.valid):,} to validate with", images.valid.shape
+    else:
+        num, shape = f"{len(images):,} to test with", images.shape
+    kind = {
+        "threshold": "made black and white at half grey",
+        "dynamic": "made black and white by draws from their grey",
+    }
+    kind = kind.get(settings.binarization, "black and white as they are")
+    return f"Images of {settings.dataset}: {num}; {' x '.join(map(str, shape[1:]))} pixels, {kind}."
+
+
 def read_images(file: str) -> np.ndarray:
     """The images of the first array of an .npz file, thresholded at one half: [n, H, W], float32 in {0, 1}.
 
     Raises:
-        ConfigError: the file is missing or unreadable, or its array does not hold images.
+        DataError: the file is missing or unreadable, or its array does not hold images.
     """
-    arrays = as_pictures(npz.read_first(pathlib.Path(file), "--reconstruct"), "--reconstruct")
+    arrays = as_pictures(npz.read_first(pathlib.Path(file), "`reconstruct`"), "`reconstruct`")
     if not any(len(x) for x in arrays.values()):
-        raise ConfigError(f"--reconstruct must be an .npz file with images. Received: {file}, which has none.")
+        raise DataError(f"`reconstruct` must be an .npz file with images. Received: {file}, which has none.")
     [images] = arrays.values()
     return threshold(images).astype("float32")
 
@@ -121,10 +142,11 @@ def _read_part(records, others):
     """As many images of a stream as memory should hold, and whether they are binary, which `others` must then be."""
     part, other = (_part_of(x, 1.0)[0] for x in (records, others))
     x = part.array()
-    [pictures] = sources.read({"part": lambda: x, "other": other.array}, ["part"]).values()
+    both = {"part": Source(lambda: x, lambda: 0), "other": Source(other.array, other.checksum)}
+    [pictures] = sources.read(both, ["part"]).values()
     return pictures, (x <= 1).all()
 
 
 def _check_not_empty(images, split):
     if not len(images):
-        raise ConfigError(f"--dataset must leave at least one image in each set. Received: no {split} image.")
+        raise DataError(f"`dataset` must leave at least one image in each set. Received: no {split} image.")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import DataError
 
 _READ_BATCH = 256
 # Records of a stream are permuted so many at a time: memory and mixing are bounded by it.
@@ -75,7 +75,7 @@ class Records:
     def only(self, is_good: Callable) -> typing.Self:
         """The same records; one that has a pixel of which `is_good` is not true cannot be read."""
         text = (
-            "training images are not only black and white, as others of the set are or --binarization=none needs them"
+            "training images are not only black and white, as others of the set are or `binarization=none` needs them"
         )
 
         def checked(x):
@@ -96,7 +96,7 @@ class Records:
         """All images, in the order of their files.
 
         Raises:
-            ConfigError: a file is missing, damaged, or has fewer records than TFDS counted.
+            DataError: a file is missing, damaged, or has fewer records than TFDS counted.
         """
         if not self.parts:
             return np.zeros((0, *self.image_shape), self.dtype)
@@ -188,7 +188,7 @@ class Records:
         """Makes a sentence of what TensorFlow says when the next batch cannot be read; other errors pass.
 
         Raises:
-            ConfigError: a file is missing or damaged, has fewer records than TFDS counted, or unusable images.
+            DataError: a file is missing or damaged, has fewer records than TFDS counted, or unusable images.
         """
         try:
             yield
@@ -204,7 +204,7 @@ class Records:
         line = lines[max(0, ends[0] - 1)] if ends else lines[0]
         reason = re.sub(r"\{\{.*?\}\} |Error in user-defined .*Iterator::\S*: | \[Op:.*", "", line)
         folder = pathlib.Path(self.parts[0].path).parent
-        return ConfigError(f"--dataset must have readable files. Received: {folder} ({reason[:300]}).")
+        return DataError(f"`dataset` must have readable files. Received: {folder} ({reason[:300]}).")
 
 
 def _read(parts, order=None):

@@ -3,20 +3,23 @@
 import contextlib
 import difflib
 import fcntl
+import itertools
 import math
 import os
+import pathlib
+import shutil
 import typing
-from collections.abc import Callable
 
 import numpy as np
 
 from tf_ldiaf.data import arrays
 from tf_ldiaf.data.records import Records
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.data.splits import Source, by_set
+from tf_ldiaf.errors import DataError
 from tf_ldiaf.execution.private import no_download_retries
 
 
-def open_splits(name: str, data_dir: str) -> dict[str, Callable[[], np.ndarray]]:
+def open_splits(name: str, data_dir: str) -> dict[str, Source]:
     """The sets of a data set, see `sources.open_splits`; one that is not prepared is downloaded.
 
     Args:
@@ -26,11 +29,11 @@ def open_splits(name: str, data_dir: str) -> dict[str, Callable[[], np.ndarray]]
     splits = _open(name, data_dir)
     size = sum(math.prod(records.shape) * np.dtype(records.dtype).itemsize for records in splits.values())
     if size > arrays.most_bytes():
-        raise ConfigError(
-            f"--dataset must fit into a quarter of this machine's memory, {arrays.most_bytes():,} bytes, or be read "
-            f"with --stream. Received: {name} of {size:,}."
+        raise DataError(
+            f"`dataset` must fit into a quarter of this machine's memory, {arrays.most_bytes():,} bytes, or be read "
+            f"with `stream`. Received: {name} of {size:,}."
         )
-    return {split: records.array for split, records in splits.items()}
+    return {split: Source(records.array, records.checksum) for split, records in splits.items()}
 
 
 def open_stream(name: str, data_dir: str) -> dict[str, Records]:
@@ -38,7 +41,7 @@ def open_stream(name: str, data_dir: str) -> dict[str, Records]:
     splits = _open(name, data_dir)
     dtype = np.dtype(splits["train"].dtype)
     if dtype != "uint8":
-        raise ConfigError(f"--stream needs images of uint8. Received: {name} of {dtype}.")
+        raise DataError(f"`stream` needs images of uint8. Received: {name} of {dtype}.")
     return splits
 
 
@@ -50,26 +53,37 @@ def _open(name, data_dir) -> dict[str, Records]:
     except tfds.core.DatasetNotFoundError:
         near = ", ".join(difflib.get_close_matches(name, tfds.list_builders(), 3))
         hint = f" Did you mean {near}?" if near else ""
-        raise ConfigError(
-            f"--dataset must be digits, a TFDS name, an .npz file or a folder. Received: {name}.{hint}"
+        raise DataError(
+            f"`dataset` must be digits, a TFDS name, an .npz file or a folder. Received: {name}.{hint}"
         ) from None
     except Exception as error:
-        raise ConfigError(f"--dataset must be a data set that TFDS can open. Received: {name} ({error}).") from None
+        raise DataError(f"`dataset` must be a data set that TFDS can open. Received: {name} ({error}).") from None
     if not builder.is_prepared():
+        _check_depth(name, builder)
         builder = _prepare(name, builder)
     features: typing.Any = builder.info.features
     if "image" not in features or "train" not in builder.info.splits:
-        raise ConfigError(f"--dataset must have images and a train split. Received: {name}, which has not.")
+        raise DataError(f"`dataset` must have images and a train split. Received: {name}, which has not.")
     shape = features["image"].shape
     if len(shape) != 3 or None in shape or shape[-1] not in (1, 3):
-        raise ConfigError(f"--dataset must hold grey or RGB images of one size. Received: {name} of shape {shape}.")
+        raise DataError(f"`dataset` must hold grey or RGB images of one size. Received: {name} of shape {shape}.")
     file_format: typing.Any = builder.info.file_format
     if file_format != tfds.core.FileFormat.TFRECORD:
-        raise ConfigError(
-            f"--dataset must be prepared by TFDS as tfrecord, its default. Received: {name} as {file_format.value}."
+        raise DataError(
+            f"`dataset` must be prepared by TFDS as tfrecord, its default. Received: {name} as {file_format.value}."
         )
-    names = {"train": "train", "validation": "valid", "test": "test"}
-    return {ours: Records.of_split(builder, theirs) for theirs, ours in names.items() if theirs in builder.info.splits}
+    found = by_set([split for split in builder.info.splits if split.isalpha()], name)
+    return {ours: Records.of_split(builder, theirs) for ours, theirs in found.items()}
+
+
+def _check_depth(name, builder):
+    """Says if the folder is within the data set, where its name is looked for once more."""
+    import tensorflow_datasets as tfds
+
+    folder = pathlib.Path(builder.data_dir_root)
+    for above in itertools.islice(folder.parents, 2):
+        if builder.name in folder.parts[len(above.parts) :] and tfds.builder(name, data_dir=above).is_prepared():
+            raise DataError(f"`data_dir` must be the folder above {builder.name}, {above}. Received: {folder}.")
 
 
 def _prepare(wanted, builder):
@@ -78,6 +92,7 @@ def _prepare(wanted, builder):
 
     name, folder = builder.info.full_name, builder.data_dir_root
     print(f"Preparing {name} in {folder} with TFDS.", flush=True)
+    before = _entries(folder)
     tfds.disable_progress_bar()  # it would stay on the screen, broken, where there is no network
     try:
         with _one_at_a_time(folder), no_download_retries():
@@ -86,12 +101,30 @@ def _prepare(wanted, builder):
                 builder.download_and_prepare()
         return builder
     except Exception as error:
+        _remove(folder, before)
         reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"--dataset={builder.name} is not prepared in {folder} and cannot be downloaded from here "
+        raise DataError(
+            f"`dataset={builder.name}` is not prepared in {folder} and cannot be downloaded from here "
             f"({type(error).__name__}: {reason}); on a machine with a network run `tfds build {builder.name}`, copy "
-            f"~/tensorflow_datasets/{name} here, and name the folder above {builder.name} with --data_dir."
+            f"~/tensorflow_datasets/{name} here, and name the folder above {builder.name} with `data_dir`."
         ) from None
+
+
+def _entries(folder):
+    """What is in a folder; None if there is none, or if it is a bucket."""
+    return set(os.listdir(folder)) if os.path.isdir(folder) else None
+
+
+def _remove(folder, before):
+    """Removes what a download that failed has left beside what was there before."""
+    for entry in (_entries(folder) or set()) - (before or set()):
+        path = os.path.join(folder, entry)
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+    if before is None and _entries(folder) == set():
+        os.rmdir(folder)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import ConfigError, WorkerError
 from tf_ldiaf.execution.private import coordinate_workers
 
 # How long workers wait for each other at the start, and how soon one that is gone is missed.
@@ -35,17 +35,22 @@ def make_strategy(name: str, obey: Callable[[], None] = lambda: None) -> tf.dist
         obey: called while the first worker waits for others; what it raises ends that.
 
     Raises:
-        ConfigError: no cluster is named, or not all of its workers came.
+        ConfigError: no cluster is named.
+        WorkerError: not all of its workers came.
     """
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if len(devices) == 1:
+            return tf.distribute.get_strategy()
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     resolver = _cluster()
     spec = resolver.cluster_spec()
     if set(spec.jobs) != {"worker"} or resolver.task_type != "worker":
         raise ConfigError(f"TF_CONFIG must name workers only, this process among them. Received: {spec.as_dict()}.")
+    if spec.num_tasks("worker") == 1:
+        return make_strategy("mirrored")
     coordinate_workers(spec.num_tasks("worker"), _START_SECONDS, _HEARTBEAT_SECONDS, _END_SECONDS)
     if resolver.task_id == 0:
         _wait_for(spec.job_tasks("worker")[1:], obey)  # TensorFlow's first worker would wait for ever
@@ -73,7 +78,7 @@ def _wait_for(workers, obey):
 
 
 def _missing(workers, reason):
-    return ConfigError(
+    return WorkerError(
         f"All workers of the cluster must start within {_START_SECONDS} seconds. Received: nothing from "
         f"{', '.join(workers)} ({reason})."
     )
@@ -102,7 +107,7 @@ def _cluster():
         )
         resolver.cluster_spec()  # only now it knows its own place
         return resolver
-    raise ConfigError("--distribute=multi_worker needs TF_CONFIG, or to be started by srun. Received: neither.")
+    raise ConfigError("`distribute=multi_worker` needs TF_CONFIG, or to be started by srun. Received: neither.")
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -115,7 +120,7 @@ def one_voice(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """While workers compute together: only the chief prints, and each says so if another one is gone.
 
     Raises:
-        ConfigError: another worker is gone.
+        WorkerError: another worker is gone.
     """
     try:
         with (
@@ -128,8 +133,8 @@ def one_voice(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         atexit.register(os._exit, 2)  # TensorFlow would wait minutes for the one that is gone
         reason = str(error).splitlines()[0].split("}} ")[-1][:200]  # without which function of TensorFlow it was
-        raise ConfigError(
-            "All workers must live until the end; start all of them again, a training with --resume. "
+        raise WorkerError(
+            "All workers must live until the end; start all of them again, a training with `resume`. "
             f"Received: one that is gone ({reason})."
         ) from None
 
@@ -142,7 +147,7 @@ def check_agreement(strategy: tf.distribute.Strategy, stand: str) -> None:
         stand: what every worker must have.
 
     Raises:
-        ConfigError: they have different ones.
+        WorkerError: they have different ones.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
@@ -157,7 +162,7 @@ def check_agreement(strategy: tf.distribute.Strategy, stand: str) -> None:
 
     found = of_all().numpy()
     if (found != value).any():
-        raise ConfigError(
+        raise WorkerError(
             "All workers must be given the same settings, images and run. Received: different ones "
             f"(checksums {', '.join(map(str, found))})."
         )

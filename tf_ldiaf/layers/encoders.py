@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import keras
 
+from tf_ldiaf.layers.float32 import in_float32
 from tf_ldiaf.probability.activations import elu
 
 # A cell of the grid on which convolutions work is a square of so many pixels a side.
 CELL = 4
 
 
+@in_float32()
 def make_encoder(units: Sequence[int], channels: Sequence[int], image_shape: Sequence[int]) -> keras.Sequential:
     """Features [B, units[-1]] of images [B, H * W]: 3 x 3 convolutions if there are `channels`, then dense ELU layers.
 
@@ -29,11 +31,12 @@ def make_encoder(units: Sequence[int], channels: Sequence[int], image_shape: Seq
         layers += [keras.layers.Reshape((rows, CELL, columns, CELL)), keras.layers.Permute((1, 3, 2, 4))]
         layers += [keras.layers.Reshape((rows, columns, CELL**2))]
         layers += [_convolution(num, elu, name=f"convolution_{i}") for i, num in enumerate(reversed(channels))]
-        layers += [keras.layers.Flatten()]
+        layers += [keras.layers.Reshape((-1,))]  # not Flatten, which obeys Keras's image_data_format
     layers += [_dense(width, name=f"dense_{i}") for i, width in enumerate(units)]
     return keras.Sequential(layers, name="encoder")
 
 
+@in_float32()
 def make_decoder(units: Sequence[int], channels: Sequence[int], image_shape: Sequence[int]) -> keras.Sequential:
     """One number for each pixel, [B, H * W], of [B, inputs]: dense ELU layers, then 3 x 3 convolutions if any.
 
@@ -49,7 +52,7 @@ def make_decoder(units: Sequence[int], channels: Sequence[int], image_shape: Seq
         layers += [keras.layers.Reshape((rows, columns, channels[0]))]
         layers += [_convolution(num, elu, name=f"convolution_{i}") for i, num in enumerate(channels[1:])]
         layers += [_convolution(CELL**2, name="output"), keras.layers.Reshape((rows, columns, CELL, CELL))]
-        layers += [keras.layers.Permute((1, 3, 2, 4)), keras.layers.Flatten()]
+        layers += [keras.layers.Permute((1, 3, 2, 4)), keras.layers.Reshape((-1,))]
     else:
         layers += [keras.layers.Dense(math.prod(image_shape), name="output")]
     return keras.Sequential(layers, name="decoder")

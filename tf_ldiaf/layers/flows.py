@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.layers.stacked import StackedDense, dense_network
 from tf_ldiaf.probability.iaf import autoregressive_masks, inverse_autoregressive_flow
 
@@ -14,7 +15,7 @@ tfb = tfp.bijectors
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-class InverseAutoregressiveFlow(keras.layers.Layer):
+class InverseAutoregressiveFlow(Float32Layer):
     """Flows of T steps that turn a Gaussian draw z_0 into z_T, given a context h; one flow, or one for each of N nodes.
 
     (m_t, gate_logit) of Eq. iaf = net_t(z_{t-1}, h): a dense network whose masks let output d see z before d only, and
@@ -69,6 +70,8 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
             StackedDense(num, width, _uniform(scale), name=f"dense_{i}")
             for i, (width, scale) in enumerate(zip([*units, 2 * node_dim], scales, strict=True))
         ]
+        for layer in self.stack:
+            setattr(self, layer.name, layer)  # tf.train.Checkpoint does not look into lists
         self.context = StackedDense(num, units[0], _uniform(1.0), use_bias=False, name="context")
 
     def build(self, *input_shapes) -> None:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.probability.noise import uniform
 
 # Gate logits move as many times as fast as weights: at the weights' rate, gates are undecided after 700 steps.
@@ -61,7 +62,7 @@ def most_probable_graph(gate_probs) -> np.ndarray:
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-class Gates(keras.layers.Layer):
+class Gates(Float32Layer):
     """Eq. gate: c[n, j] ~ Bernoulli(gate_probs[n, j]) for j > n, with gate_probs = sigmoid(gate_logits).
 
     While learning, c is relaxed to the Concrete distribution at temperature tau,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.layers.flows import InverseAutoregressiveFlow
 from tf_ldiaf.layers.gates import Gates
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
@@ -15,7 +16,7 @@ from tf_ldiaf.probability.noise import standard_normal
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-class LatentGraph(keras.layers.Layer):
+class LatentGraph(Float32Layer):
     """Nodes z_1 .. z_N of D dimensions each; node N is the root, and z_n may depend on z_{n+1} .. z_N.
 
     `prior()` and `posterior(features)` are TFP distributions over [N, D]. A node's children see z_nT, which is behind

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.layers.stacked import StackedDense, dense_network
 from tf_ldiaf.probability.activations import elu
 from tf_ldiaf.probability.gaussians import positive
@@ -20,7 +21,7 @@ class GaussianParameters(typing.NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-class GaussianNetworks(keras.layers.Layer):
+class GaussianNetworks(Float32Layer):
     """(loc, scale, context)_n = MLP_n(inputs_n) for each of several nodes: the top-down or the bottom-up networks.
 
     Called with inputs [B, inputs] that all nodes share, it gives the `GaussianParameters` of all, [N, B, ...].
@@ -57,6 +58,8 @@ class GaussianNetworks(keras.layers.Layer):
             )
             for i, width in enumerate(widths)
         ]
+        for layer in self.stack:
+            setattr(self, layer.name, layer)  # tf.train.Checkpoint does not look into lists
 
     def build(self, input_shape) -> None:
         for layer in self.stack:

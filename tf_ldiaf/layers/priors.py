@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.probability.gaussians import positive
 from tf_ldiaf.probability.noise import uniform
 
@@ -11,7 +12,7 @@ tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-class MixturePrior(keras.layers.Layer):
+class MixturePrior(Float32Layer):
     """Eq. root: p(z_N) = 1/K sum_k N(z_N; loc_k, scale_k), with locs and scales that are learned.
 
     Args:

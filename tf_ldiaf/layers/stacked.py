@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf.execution.private import slice_gradient
+from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.probability.activations import elu
 
 
@@ -31,26 +32,28 @@ def dense_network(weights, inputs: tf.Tensor, n: tf.Tensor | int | None = None) 
     outputs = inputs
     for i, (kernel, bias) in enumerate(weights):
         outputs = elu(outputs) if i else outputs
-        outputs = tf.matmul(outputs, kernel) + bias if n is None else _rows(outputs, at(kernel, n)) + _bias_at(bias, n)
+        outputs = tf.matmul(outputs, kernel) + bias if n is None else _one_layer(outputs, kernel, bias, n)
     return outputs
 
 
-def _rows(inputs, kernel):
-    """inputs @ kernel for [..., in] and [in, out], as one product of two matrices."""
-    rows = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernel)
-    return tf.reshape(rows, tf.concat([tf.shape(inputs)[:-1], [kernel.shape[-1]]], axis=0))
-
-
-def _bias_at(bias, n):
+def _one_layer(inputs, kernel, bias, n):
+    """inputs [..., B, in] times the kernel [in, out] at n, as one product of two matrices, and the bias at n."""
+    rows = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), at(kernel, n))
+    shape = tf.concat([tf.shape(inputs)[:-1], [kernel.shape[-1]]], axis=0)
     if bias.shape[1] != 1:
-        return at(bias, n)
+        return tf.reshape(rows, shape) + at(bias, n)
+    # Not after the reshape: TensorFlow's graph optimizer takes that for a bias of the product, and drops the reshape.
+    return tf.reshape(rows + _shared_at(bias, n), shape)
+
+
+def _shared_at(bias, n):
     # A bias that all rows share is taken by a product. XLA on a CPU would draw a slice at a loop's index into the
     # elementwise operations that use it, and they could not be vectorised.
     return tf.tensordot(tf.one_hot(n, bias.shape[0]), bias, 1)
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-class StackedDense(keras.layers.Layer):
+class StackedDense(Float32Layer):
     """Several dense layers of one width, with the kernels of all in one variable and the biases in another.
 
     A few large variables in place of many small ones, which a loop over nodes can index: what is traced, compiled and

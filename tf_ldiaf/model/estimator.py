@@ -1,4 +1,4 @@
-"""Eq. elbo and Eq. iw with S draws, taken in chunks so that memory does not grow with S."""
+"""Both bounds from S draws, taken in chunks so that memory does not grow with S."""
 
 from collections.abc import Callable
 
@@ -19,6 +19,10 @@ def importance_weighted(
 ) -> dict[str, tf.Tensor]:
     """Both bounds and the terms of the ELBO, from the same S draws.
 
+        Eq. iw: log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s given x)
+
+    It rises with S to log p(x), and is the ELBO at S = 1.
+
     Args:
         draw: a function of the place of the first sample and how many there are, to their `Terms`.
         num_importance_samples: S.
@@ -31,6 +35,8 @@ def importance_weighted(
 
     Raises:
         ValueError: S is an int below 1.
+
+    Source: Burda et al. 2016, arXiv 1509.00519, Eq. 8.
     """
     if isinstance(num_importance_samples, int) and num_importance_samples < 1:
         raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
@@ -52,7 +58,10 @@ def importance_weighted(
 
     zeros = tf.zeros([num_images])
     _, log_sum, reconstruction, kl = tf.while_loop(
-        lambda i, *_: i < num_chunks, add_chunk, (0, zeros - np.inf, zeros, tf.zeros([num_images, num_nodes]))
+        lambda i, *_: i < num_chunks,
+        add_chunk,
+        (0, zeros - np.inf, zeros, tf.zeros([num_images, num_nodes])),
+        shape_invariants=tuple(tf.TensorShape(shape) for shape in ([], [None], [None], [None, num_nodes])),
     )
     num = tf.cast(num_importance_samples, tf.float32)
     reconstruction, kl = reconstruction / num, kl / num

@@ -1,6 +1,7 @@
 """LDIAF: the generative model p(x, z) and its posterior q(z given x)."""
 
 import math
+import os
 import typing
 from collections.abc import Sequence
 
@@ -9,14 +10,17 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_ldiaf.config import Config, ModelSettings
+from tf_ldiaf.data import binarization
 from tf_ldiaf.layers.encoders import make_decoder, make_encoder
 from tf_ldiaf.layers.gates import Gates, edges_of
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
 from tf_ldiaf.layers.latent_graph import LatentGraph
 from tf_ldiaf.model.estimator import importance_weighted
+from tf_ldiaf.model.served import ServedModel
 from tf_ldiaf.model.trainer import Trainer
 from tf_ldiaf.probability.bounds import Terms
 from tf_ldiaf.probability.likelihoods import Bernoulli
+from tf_ldiaf.probability.noise import stateless_seed
 
 tfd = tfp.distributions
 
@@ -77,7 +81,10 @@ class LDIAF(Trainer):
         initial_gate_prob: float = ModelSettings.initial_gate_prob,
         **kwargs,
     ):
+        kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        if self.dtype_policy.name != "float32":
+            raise ValueError(f"dtype must be float32. Received: {self.dtype_policy.name}.")
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
         self.own_encoder, self.own_decoder = encoder is not None, decoder is not None
@@ -173,6 +180,20 @@ class LDIAF(Trainer):
         }
         return cls(**config | networks)
 
+    def export(self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs) -> None:
+        """Writes a SavedModel that needs nothing but TensorFlow; what it can be asked is said by `ServedModel`.
+
+        Args:
+            filepath: a folder.
+            format: "tf_saved_model", the only one.
+            kwargs: Keras's, not used.
+        """
+        if format != "tf_saved_model":
+            raise ValueError(f"format must be tf_saved_model. Received: {format}.")
+        self._check_built("export")
+        served = ServedModel(self)
+        tf.saved_model.save(served, os.fspath(filepath), signatures=served.concrete)
+
     @property
     def loops_can_be_compiled(self) -> bool:
         """Whether XLA may compile loops around encoder and decoder; on a CPU, convolutions in them would be slow."""
@@ -181,19 +202,19 @@ class LDIAF(Trainer):
 
     # Prior, posterior, likelihood
 
-    def call(self, x, seed=(0, 0), num_samples: int | tf.Tensor = 1, training: bool = False) -> Terms:
+    def call(self, x, seed=None, num_samples: int | tf.Tensor = 1, training: bool = False) -> Terms:
         """Draws z from the posterior and evaluates every term.
 
         Args:
             x: [B, ...], images with pixels in {0, 1}.
-            seed: [2], int32, a stateless seed.
+            seed: an int or a stateless seed [2], int32; None for new draws at every call.
             num_samples: S.
             training: whether learned gates are relaxed draws, instead of the most probable graph.
 
         Returns:
             `Terms` of S draws.
         """
-        return self.terms(x, self.features(x), seed, num_samples, training)
+        return self.terms(x, self.features(x), stateless_seed(seed), num_samples, training)
 
     def prior(self) -> LatentPrior:
         """p(z), with batch shape [] and event shape [N, D]."""
@@ -208,7 +229,7 @@ class LDIAF(Trainer):
         """p(x given z) of latents z [..., N, D], with batch shape [...] and the images' event shape."""
         self._check_built("likelihood")
         z = tf.convert_to_tensor(z)
-        logits = self.decoder(tf.reshape(z, [-1, *self.decoder_input]))
+        logits = tf.cast(self.decoder(tf.reshape(z, [-1, *self.decoder_input])), tf.float32)
         logits = tf.reshape(logits, tf.concat([tf.shape(z)[:-2], self.image_shape], axis=0))
         logits = tf.ensure_shape(logits, [*z.shape[:-2], *self.image_shape])
         return tfd.Independent(Bernoulli(logits=logits, dtype=tf.float32), len(self.image_shape))
@@ -218,13 +239,27 @@ class LDIAF(Trainer):
 
         Raises:
             ValueError: images of another size than those that the model was built for.
+            DataError: pixels that are not 0 or 1. In a graph without XLA that is TensorFlow's InvalidArgumentError; XLA
+                does not check them.
         """
+        x = tf.convert_to_tensor(x)
+        impossible = binarization.impossible(x)
+        if not tf.executing_eagerly():
+            pixel = binarization.impossible_pixel(False, "others")
+            tf.debugging.Assert(~tf.reduce_any(impossible), [str(pixel)])
+        elif tf.reduce_any(impossible):
+            raise binarization.impossible_pixel(False, str(x[impossible][0].numpy()))
+        return self.encoded(x)
+
+    def encoded(self, x) -> tf.Tensor:
+        """`features` of pixels that are not looked at."""
         x = tf.cast(x, tf.float32)
         if not self.built:
             self.build(x.shape)
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"x must be images of shape {self.image_shape}. Received: {tuple(x.shape[1:])}.")
-        return self.encoder(tf.reshape(x, [-1, *self.encoder_input]))
+        # An encoder of one's own may compute in another precision.
+        return tf.cast(self.encoder(tf.reshape(x, [-1, *self.encoder_input])), tf.float32)
 
     def terms(self, x, features, seed, num_samples, training=False, first=(0, 0)) -> Terms:
         """`call` for images whose features are known; `first` as in `noise.uniform`."""

@@ -21,10 +21,10 @@ class TermMeans(keras.metrics.Metric):
     """
 
     def __init__(self, names, name="term_means"):
-        super().__init__(name=name)
+        super().__init__(dtype="float32", name=name)
         self.names = list(names)
-        self.num = self.add_variable((), "zeros", name="num")
-        self.sums = self.add_variable((len(self.names),), "zeros", name="sums")
+        self.num = self.add_variable((), "zeros", "float32", name="num")
+        self.sums = self.add_variable((len(self.names),), "zeros", "float32", name="sums")
 
     def update_state(self, values, sample_weight=None) -> None:
         weight = tf.ones(tf.shape(values)[1:]) if sample_weight is None else tf.cast(sample_weight, tf.float32)
@@ -37,6 +37,21 @@ class TermMeans(keras.metrics.Metric):
         return dict(zip(self.names, tf.unstack(sums / num), strict=True))
 
 
+class Total(keras.metrics.Metric):
+    """A sum over steps and replicas."""
+
+    def __init__(self, name):
+        super().__init__(dtype="float32", name=name)
+        self.total = self.add_variable((), "zeros", "float32", name="total")
+
+    def update_state(self, value) -> None:
+        self.total.assign_add(tf.cast(value, tf.float32))
+
+    def result(self) -> tf.Tensor:
+        [total] = summed(self.total)
+        return total
+
+
 class NonFiniteSteps(keras.metrics.Metric):
     """How many training steps had a term that was infinite or not a number, and which were the first one's.
 
@@ -45,11 +60,11 @@ class NonFiniteSteps(keras.metrics.Metric):
     """
 
     def __init__(self, names, name="nonfinite_steps"):
-        super().__init__(name=name)
+        super().__init__(dtype="float32", name=name)
         self.names = list(names)
-        self.num = self.add_variable((), "zeros", name="num")
+        self.num = self.add_variable((), "zeros", "float32", name="num")
         self.first = self.add_variable((), "zeros", dtype="int32", name="first")
-        self.terms = self.add_variable((len(self.names),), "zeros", name="terms")
+        self.terms = self.add_variable((len(self.names),), "zeros", "float32", name="terms")
 
     def update_state(self, is_bad, step) -> None:
         """Takes which terms [names] of a step, counted from 0, were not finite. Only the first replica counts them."""
@@ -88,11 +103,11 @@ class ActiveUnits(keras.metrics.Metric):
     """
 
     def __init__(self, shape, threshold=0.01, name="active_units"):
-        super().__init__(name=name)
+        super().__init__(dtype="float32", name=name)
         self.threshold = threshold
-        self.num = self.add_variable((), "zeros", name="num")
-        self.sums = self.add_variable(tuple(shape), "zeros", name="sums")
-        self.squares = self.add_variable(tuple(shape), "zeros", name="squares")
+        self.num = self.add_variable((), "zeros", "float32", name="num")
+        self.sums = self.add_variable(tuple(shape), "zeros", "float32", name="sums")
+        self.squares = self.add_variable(tuple(shape), "zeros", "float32", name="squares")
 
     def update_state(self, innovations, sample_weight=None) -> None:
         weight = tf.ones(tf.shape(innovations)[:1]) if sample_weight is None else tf.cast(sample_weight, tf.float32)

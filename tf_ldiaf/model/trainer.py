@@ -3,14 +3,19 @@
 import typing
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf.config import TrainingSettings
-from tf_ldiaf.data import binarization
+from tf_ldiaf.data import batches, binarization
+from tf_ldiaf.errors import DataError, NonFiniteError
 from tf_ldiaf.execution.private import WithoutSymbolicBuild, without_gradient_sum
-from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps, TermMeans
-from tf_ldiaf.model.schedules import EpochSchedules
+from tf_ldiaf.model.callbacks import AveragedInTests, EpochSchedules, Watch
+from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps, TermMeans, Total
 from tf_ldiaf.probability.bounds import Terms
+
+# Images are checked so many at a time: the check's arrays stay small.
+_CHECKED_AT_ONCE = 10_000
 
 
 class Objective(typing.NamedTuple):
@@ -29,11 +34,9 @@ class Objective(typing.NamedTuple):
 class Trainer(WithoutSymbolicBuild, keras.Model):
     """A Keras model that is fitted by maximising its ELBO.
 
-    A subclass gives the terms of the bound: `features(x)`, `terms(x, features, seed, num_samples, training, first)`,
+    A subclass gives the terms of the bound: `encoded(x)`, `terms(x, features, seed, num_samples, training, first)`,
     `codes_and_innovations(features)`, its `gates`, `num_nodes`, `node_dim`, and `loops_can_be_compiled`.
     """
-
-    loops_can_be_compiled = True
 
     def make_metrics(self) -> None:
         """Makes what is averaged over an epoch, and what changes with it. To be called at the end of `__init__`."""
@@ -43,7 +46,8 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         self.active_units = ActiveUnits((self.num_nodes, self.node_dim))
         self.temperature = self.add_weight(name="temperature", initializer="ones", trainable=False)
         self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
-        self.evaluated_images = keras.metrics.Sum(name="evaluated_images")
+        self.epochs_done = self.add_weight(name="epochs_done", dtype="int32", initializer="zeros", trainable=False)
+        self.evaluated_images, self.bad_pixels = Total("evaluated_images"), Total("bad_pixels")
 
     def compile(
         self,
@@ -73,8 +77,8 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
             final_temperature: to what it falls.
             edge_cost: price of an open gate while gates are learned, nats per image. It comes in as the temperature
                 falls.
-            on_nonfinite: "skip" leaves out a step with a term that is infinite or not a number. Either way it is
-                counted.
+            on_nonfinite: what a step with a term that is infinite or not a number does. "stop": it ends `fit` with a
+                `NonFiniteError`. "skip": it is left out and counted.
             jit_compile: whether XLA compiles the steps.
             kwargs: Keras's.
         """
@@ -105,15 +109,124 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         self.compile(**config | {"optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, *args, callbacks=None, **kwargs) -> keras.callbacks.History:
-        """As Keras's; temperature and KL weight follow the epoch, and averaged weights are what is validated."""
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: list | None = None,
+        validation_split: float = 0.0,
+        validation_data=None,
+        shuffle: bool = True,
+        **kwargs,
+    ) -> keras.callbacks.History:
+        """As Keras's. The schedules of KL weight and temperature go on where the last `fit` ended.
+
+        Of an array each epoch's order is a function of the seed and of the epochs done before; what does not fill a
+        batch is left out of that epoch. Labels are ignored. Averaged weights are what is validated.
+
+        Raises:
+            DataError: pixels that the model cannot have.
+            NonFiniteError: a term or the gradient was infinite or not a number, and `on_nonfinite` is "stop". The
+                weights are those of the last step before.
+        """
+        x = _images_of(x)
+        is_plain = isinstance(x, np.ndarray) and shuffle and not kwargs.keys() & {"sample_weight", "steps_per_epoch"}
+        if isinstance(x, np.ndarray):
+            self._check_array(x, self._takes_grey)
+        if is_plain and validation_split and validation_data is None:
+            num = int(len(x) * (1.0 - validation_split))
+            x, validation_data, validation_split = x[:num], x[num:], 0.0
+        if is_plain and tf.distribute.get_strategy().num_replicas_in_sync == 1 and self.compiled:
+            order = {"batch_size": batch_size or 32, "seed": self.objective.seed, "epoch": self.epochs_done.value}
+            x, y, batch_size, shuffle = batches.epoch_batches(x, **order), None, None, False
         if self.built and self.compiled:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
-        averaging = [keras.callbacks.SwapEMAWeights()] if self.compiled and self.optimizer.use_ema else []
+        averaging = [AveragedInTests()] if self.compiled and self.optimizer.use_ema else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        kwargs.setdefault("shuffle", not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)))
-        return super().fit(x, *args, callbacks=[EpochSchedules(), *(callbacks or []), *averaging], **kwargs)
+        callbacks = [EpochSchedules(), Watch(), *(callbacks or []), *averaging]
+        shuffle = shuffle and not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
+        kwargs |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
+        try:
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        finally:
+            for callback in averaging:
+                callback.put_back()
+
+    def evaluate(self, x=None, *args, return_dict: bool = False, **kwargs) -> typing.Any:
+        """As Keras's; a list is in the order of `metrics_names`.
+
+        Raises:
+            DataError: pixels that are not 0 or 1.
+        """
+        x = _images_of(x)
+        if isinstance(x, np.ndarray):
+            self._check_array(x)
+        logs = super().evaluate(x, *args, return_dict=True, **kwargs)
+        self.check_pixels()
+        return logs if return_dict else [logs[name] for name in self.metrics_names]
+
+    def predict(self, x, *args, **kwargs) -> np.ndarray:
+        """The code of each image, as `encode`: [n, N, D].
+
+        Raises:
+            DataError: pixels that are not 0 or 1.
+        """
+        x = _images_of(x)
+        if isinstance(x, np.ndarray):
+            self._check_array(x)
+        self.bad_pixels.reset_state()
+        codes: typing.Any = super().predict(x, *args, **kwargs)
+        self.check_pixels()
+        return codes
+
+    @property
+    def metrics_names(self) -> list[str]:
+        return ["loss", "elbo", "reconstruction", "kl", "active_units"]
+
+    @property
+    def _takes_grey(self):
+        return self.compiled and self.objective.binarization == "dynamic"
+
+    @staticmethod
+    def _check_array(x, is_grey=False):
+        for start in range(0, len(x), _CHECKED_AT_ONCE):
+            part = x[start : start + _CHECKED_AT_ONCE]
+            impossible = binarization.impossible(part, is_grey)
+            if impossible.any():
+                first = start + int(np.argmax(impossible.reshape(len(part), -1).any(axis=1)))
+                found = part[impossible].flat[0]
+                raise binarization.impossible_pixel(is_grey, f"{found} in image {first}")
+
+    def check_pixels(self, is_grey: bool = False) -> None:
+        """Says if `train_step`, `test_step` or `predict_step` was given pixels that the model cannot have.
+
+        Raises:
+            DataError: it was.
+        """
+        num = int(self.bad_pixels.result())
+        if num:
+            raise binarization.impossible_pixel(is_grey, f"{num} others")
+
+    def check_steps(self) -> None:
+        """Says what was wrong with the training steps of this epoch.
+
+        Raises:
+            DataError: their pixels.
+            NonFiniteError: a term that was infinite or not a number, unless such steps are to be skipped.
+        """
+        self.check_pixels(self._takes_grey)
+        first = self.nonfinite_steps.first_terms() if self.objective.on_nonfinite == "stop" else None
+        if first is not None:
+            step, terms = first
+            raise NonFiniteError(
+                "`learning_rate` must keep training finite. Received: one with which "
+                f"{', '.join(terms)} in step {step} of the epoch {int(self.epochs_done.numpy()) + 1} were not; "
+                "`on_nonfinite=skip` leaves such steps out."
+            )
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step on images [B, ...]; or on a launch of `data.training_launches`, one step on each of its batches.
@@ -122,7 +235,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         entered once.
         """
         x, num_steps, weight = keras.utils.unpack_x_y_sample_weight(data)
-        step = self._program(self._step, "step")
+        x, step = _images_of(x), self._program(self._step, "step")
         if num_steps is None or len(num_steps.shape):
             step(x, weight)
         else:
@@ -143,7 +256,8 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
 
     def _step(self, x, weight):
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        gradients, values = self._program(self._gradients, "gradients")(x, weight, step)
+        gradients, values, num_bad_pixels = self._program(self._gradients, "gradients")(x, weight, step)
+        self.bad_pixels.update_state(num_bad_pixels)
         share_bad = self._share_bad(values)
         replica: typing.Any = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync > 1:
@@ -154,19 +268,21 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         values = self._with_norm(values, norm)
         is_bad = tf.concat([share_bad > 0.0, [tf.logical_not(tf.math.is_finite(norm))]], axis=0)
         self.nonfinite_steps.update_state(is_bad, step)
-        if self.objective.on_nonfinite == "skip":
-            tf.cond(tf.reduce_any(is_bad), lambda: None, lambda: self._learn(gradients, values, weight))
-        else:
+        if replica.num_replicas_in_sync > 1:  # which could not sum within a condition
             self._learn(gradients, values, weight)
+        else:
+            is_bad = tf.reduce_any(is_bad) | (num_bad_pixels > 0.0)
+            tf.cond(is_bad, lambda: None, lambda: self._learn(gradients, values, weight))
 
     def _gradients(self, x, weight, step):
-        """Of the loss, for each trainable variable; and the `_values` that go with them."""
+        """Of the loss, for each trainable variable; the `_values` that go with them; and how many pixels are bad."""
         objective = self.objective
+        num_bad_pixels = self._num_bad_pixels(x, self._takes_grey)
         seed = tf.random.fold_in([objective.seed, 0], step)
         if objective.binarization == "dynamic":
             x = binarization.draw(x, tf.random.fold_in([objective.seed, 6], step))
         with tf.GradientTape() as tape:
-            terms = self(x, seed=seed, training=True)
+            terms = self.terms(x, self.encoded(x), seed, 1, training=True)
             elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))
             loss = -tf.reduce_mean(elbo if weight is None else elbo * weight)
             if self.gates.fixed is None:
@@ -174,7 +290,11 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
                 price = objective.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))
                 loss += price * tf.reduce_sum(self.gates.probs())
         gradients: typing.Any = tape.gradient(loss, [v.value for v in self.trainable_variables])
-        return gradients, self._values(terms)
+        return gradients, self._values(terms), num_bad_pixels
+
+    @staticmethod
+    def _num_bad_pixels(x, is_grey=False):
+        return tf.reduce_sum(tf.cast(binarization.impossible(x, is_grey), tf.float32))
 
     def _learn(self, gradients, values, weight):
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -182,8 +302,10 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = _images_of(x)
         so_far, num = tf.cast(self.evaluated_images.total.value, tf.int32), tf.shape(x)[0]  # by this replica
         self.evaluated_images.update_state(tf.cast(num, tf.float32))
+        self.bad_pixels.update_state(self._num_bad_pixels(x))
         first_image = so_far * tf.distribute.get_strategy().num_replicas_in_sync
         values, innovations = self._program(self._validate, "step", "gradients")(x, first_image)
         self.term_means.update_state(values, weight)
@@ -191,15 +313,20 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         return self._shown(active_units=self.active_units.result())
 
     def _validate(self, x, first_image):
-        features = self.features(x)
+        features = self.encoded(x)
         terms = self.terms(x, features, [self.objective.seed, 1], 1, first=(0, first_image))
         values = self._with_norm(self._values(terms), 0.0)
         return values, self.codes_and_innovations(features)[1]
 
+    def predict_step(self, data) -> tf.Tensor:
+        x = _images_of(keras.utils.unpack_x_y_sample_weight(data)[0])
+        self.bad_pixels.update_state(self._num_bad_pixels(x))
+        return self.codes_and_innovations(self.encoded(x))[0]
+
     def _shown(self, **logs):
         """What Keras shows: some of `term_means`, and `logs`."""
         means = self.term_means.result()
-        logs |= {name: means[name] for name in ("elbo", "reconstruction", "kl")}
+        logs |= {name: means[name] for name in ("elbo", "reconstruction", "kl")} | {"loss": -means["elbo"]}
         if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
             # Keras takes the mean over an axis of what workers return (keras issue 20585).
             logs = {name: value[tf.newaxis] for name, value in logs.items()}
@@ -226,3 +353,13 @@ def global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
     # By products with ones: XLA on a CPU takes eight times as long for full sums.
     squares = [tf.linalg.matvec(tf.reshape(g, [-1, g.shape[-1]]) ** 2, tf.ones(g.shape[-1:])) for g in gradients]
     return tf.sqrt(tf.add_n([tf.reduce_sum(rows) for rows in squares]))
+
+
+def _images_of(x) -> typing.Any:
+    """x, or the images of a batch of named parts; a tensor that is at hand becomes an array."""
+    if isinstance(x, dict):
+        if "image" not in x:
+            raise DataError(f'`x` must be images, or have them as its part "image". Received: parts {sorted(x)}.')
+        x = x["image"]
+    is_at_hand = isinstance(x, tf.Tensor) and hasattr(x, "numpy")
+    return np.asarray(x) if is_at_hand else x

@@ -10,12 +10,16 @@ import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-@tf.custom_gradient
-def elu(x: tf.Tensor) -> typing.Any:
+def elu(x: tf.Tensor) -> tf.Tensor:
     """ELU. It differs from tf.nn.elu, which has an expm1, by 1e-7 at most.
 
     Its derivative is written with its value: one array to keep for the backward pass in place of four.
     """
+    return _elu(x)
+
+
+@tf.custom_gradient
+def _elu(x) -> typing.Any:
     y = tf.where(x > 0.0, x, tf.exp(tf.minimum(x, 0.0)) - 1.0)
     return y, lambda upstream: upstream * (1.0 + tf.minimum(y, 0.0))
 

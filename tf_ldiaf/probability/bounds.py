@@ -1,4 +1,4 @@
-"""Eq. elbo and Eq. iw: bounds on log p(x) from the terms of a model, as pure functions. Nats throughout."""
+"""The terms of the bound on log p(x), and their sum, Eq. elbo. Nats throughout."""
 
 import math
 import typing
@@ -45,18 +45,6 @@ def elbo(
 def kl_per_node(log_prior: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
     """One-draw estimates of each node's KL term, log q - log p: [S, B, N], nats."""
     return log_posterior - log_prior
-
-
-def log_mean_exp(log_weights: tf.Tensor, axis: int = 0) -> tf.Tensor:
-    """Eq. iw: log of the mean of exp(log_weights) over `axis`, without overflow.
-
-    With `log_weights` the [S, B] values of `elbo`, this is the importance-weighted bound: it
-    rises with S to log p(x), and equals the ELBO at S = 1.
-
-    Source: Burda et al. 2016, arXiv 1509.00519, Eq. 8.
-    """
-    num = tf.cast(tf.shape(log_weights)[axis], log_weights.dtype)
-    return tf.reduce_logsumexp(log_weights, axis=axis) - tf.math.log(num)
 
 
 def bits_per_dim(log_likelihood: float, num_dims: int) -> float:

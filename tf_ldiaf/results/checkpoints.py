@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import keras
 
-from tf_ldiaf.errors import ConfigError, UnreadableError
+from tf_ldiaf.errors import CheckpointError, UnreadableError
 from tf_ldiaf.execution import stopping
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results.run_folder import RunFolder, replacing
@@ -40,7 +40,7 @@ def write(model: LDIAF, progress: Progress, folder: RunFolder) -> None:
     """Makes model, optimizer and progress the folder's last checkpoint, and the last one the previous.
 
     Raises:
-        ConfigError: the folder cannot be written; its checkpoints stay as they are.
+        FileError: the folder cannot be written; its checkpoints stay as they are.
     """
     with replacing(folder.last, keep_as=folder.previous) as scratch:
         model.save(scratch)
@@ -62,7 +62,7 @@ def read(folder: RunFolder, mends: bool = True) -> tuple[pathlib.Path, Progress]
         mends: whether it says on stderr if that is not the last one written, and removes that.
 
     Raises:
-        ConfigError: all are damaged.
+        CheckpointError: all are damaged.
         UnreadableError: nobody can say whether one is.
     """
     if not folder.last.exists() and not folder.previous.exists():
@@ -73,21 +73,21 @@ def read(folder: RunFolder, mends: bool = True) -> tuple[pathlib.Path, Progress]
             progress = _read_progress(path)
         except UnreadableError:
             raise
-        except ConfigError as error:
+        except CheckpointError as error:
             damage.append(str(error))
             continue
         if damage and mends:
             print(f"Warning: {damage[0]} Going on from {path.name}.", file=sys.stderr)
             folder.last.unlink(missing_ok=True)  # else it would become the previous one
         return path, progress
-    raise ConfigError(" ".join(damage))
+    raise CheckpointError(" ".join(damage))
 
 
 def load_state(model: LDIAF, path: pathlib.Path) -> None:
     """Puts the weights and the optimizer's variables of a checkpoint into a model that is compiled and built.
 
     Raises:
-        ConfigError: they are of a model with other settings, or damaged.
+        CheckpointError: they are of a model with other settings, or damaged.
         UnreadableError: as of `load`.
     """
     # Keras would take Ctrl-C for damage, and only warns of an optimizer with other variables.
@@ -101,11 +101,11 @@ def check_image_shape(of_model: tuple[int, ...], of_data: tuple[int, ...], datas
     """Says if the data are not what a run's model is for.
 
     Raises:
-        ConfigError: their images have another shape.
+        CheckpointError: their images have another shape.
     """
     if of_model != of_data:
-        raise ConfigError(
-            f"--run_dir must hold a model of {of_data} images, as {dataset} has now. Received: one of {of_model}."
+        raise CheckpointError(
+            f"`run_dir` must hold a model of {of_data} images, as {dataset} has now. Received: one of {of_model}."
         )
 
 
@@ -113,7 +113,7 @@ def load(path: pathlib.Path, compile: bool = True) -> LDIAF:
     """A model from a Keras archive, after every checksum in it was verified.
 
     Raises:
-        ConfigError: it is missing, damaged, or not of this package.
+        CheckpointError: it is missing, damaged, or not of this package.
         UnreadableError: the machine would not let it be read.
     """
     _verify(path)
@@ -128,7 +128,7 @@ def _read_progress(path):
         with zipfile.ZipFile(path) as archive:
             return Progress(**json.loads(archive.read(_PROGRESS)))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} must say how far its run has come. Received: {error}.") from None
+        raise CheckpointError(f"{path} must say how far its run has come. Received: {error}.") from None
 
 
 def _verify(path):
@@ -140,7 +140,7 @@ def _verify(path):
         saved = json.loads(archive.read("config.json"))
         kind, name = saved["class_name"], saved["registered_name"]
     if name != keras.saving.get_registered_name(LDIAF):
-        raise ConfigError(f"{path} must be a checkpoint of this package. Received: a {kind}.")
+        raise CheckpointError(f"{path} must be a checkpoint of this package. Received: a {kind}.")
 
 
 @contextlib.contextmanager
@@ -152,4 +152,4 @@ def _readable(path, of="") -> Iterator[None]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _NOT_DAMAGE:
             raise UnreadableError(f"{path} must be readable. Received: {reason}.") from None
-        raise ConfigError(f"{path} must be an undamaged checkpoint{of}. Received: {reason}.") from None
+        raise CheckpointError(f"{path} must be an undamaged checkpoint{of}. Received: {reason}.") from None

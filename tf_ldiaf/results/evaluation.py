@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf import data
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import DataError, FileError
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.model.metrics import ActiveUnits
@@ -23,16 +23,16 @@ def load_best(folder: RunFolder) -> LDIAF:
     """The run's weights of the best validation ELBO.
 
     Raises:
-        ConfigError: the folder is not a run, or has no usable checkpoint yet.
+        FileError: the folder is not a run, or has no usable checkpoint yet.
     """
     folder.read_config()
     if not folder.best.is_file():
-        raise ConfigError(f"--run_dir must hold a trained model. Received: {folder.path}, which has no checkpoint yet.")
+        raise FileError(f"`run_dir` must hold a trained model. Received: {folder.path}, which has no checkpoint yet.")
     model = checkpoints.load(folder.best, compile=False)
     if model.gates.fixed is None:
-        raise ConfigError(
-            f"--run_dir must hold a run whose final phase has begun. Received: {folder.path}, which was still "
-            "learning its gates; --resume continues it."
+        raise FileError(
+            f"`run_dir` must hold a run whose final phase has begun. Received: {folder.path}, which was still "
+            "learning its gates; `resume` continues it."
         )
     return model
 
@@ -42,6 +42,7 @@ def evaluate(
     num_importance_samples: int,
     batch_size: int,
     seed: int = 0,
+    dataset: str = "",
     data_dir: str = "",
     strategy: typing.Any = None,
 ) -> dict:
@@ -52,6 +53,7 @@ def evaluate(
         num_importance_samples: S.
         batch_size: images at a time.
         seed: seed of the draws.
+        dataset: where the images are now; as in the run by default.
         data_dir: where TFDS keeps its data sets; as in the run by default.
         strategy: what `distribution.make_strategy` made, or None: one device.
 
@@ -63,7 +65,14 @@ def evaluate(
     with strategy.scope():
         model = load_best(folder)
     config = folder.read_config()
-    images = data.load_test(dataclasses.replace(config, data_dir=data_dir or config.data_dir))
+    config = dataclasses.replace(config, dataset=dataset or config.dataset, data_dir=data_dir or config.data_dir)
+    images = data.load_test(config)
+    if folder.read_info().get("test_checksum") not in (None, data.test_checksum(config)):
+        raise DataError(
+            "`dataset` must have the test images that were there when the run was trained. Received: "
+            f"{config.dataset}, whose test images are others now."
+        )
+    print(data.described(config, images), flush=True)
     checkpoints.check_image_shape(model.image_shape, images.shape[1:], config.dataset)
     stand = zlib.crc32(np.ascontiguousarray(images).data), zlib.crc32(folder.best.read_bytes())
     distribution.check_agreement(strategy, repr((num_importance_samples, batch_size, seed, *stand)))
@@ -71,7 +80,7 @@ def evaluate(
     active = ActiveUnits((model.num_nodes, model.node_dim))
     active.update_state(values["innovations"])
 
-    metrics = {}
+    metrics: dict[str, typing.Any] = {}
     for name in ("elbo", "log_likelihood", "reconstruction"):
         metrics[f"test_{name}"], metrics[f"test_{name}_stderr"] = _mean_and_stderr(values[name])
     kl = values["kl_per_node"]
@@ -128,5 +137,6 @@ def per_image(
 
 
 def _mean_and_stderr(values):
+    """The mean and its standard error, which one image does not have: None."""
     values = np.asarray(values, "float64")
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None

@@ -9,7 +9,9 @@ import matplotlib.figure
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, PngImagePlugin
+
+from tf_ldiaf.paths import MARK
 
 _SMALLEST_TILE = 56  # pixels on the screen: small images are enlarged to at least this
 
@@ -41,7 +43,9 @@ def grid(images: npt.ArrayLike, columns: int | None = None) -> np.ndarray:
 def as_png(picture: np.ndarray) -> bytes:
     """A PNG file of a uint8 picture, grey [height, width] or RGB [height, width, 3]."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Software", MARK)
+    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=about)
     return buffer.getvalue()
 
 
@@ -57,7 +61,7 @@ def latent_graph(adjacency: npt.ArrayLike, gate_probs: npt.ArrayLike | None = No
     """
     adjacency = np.asarray(adjacency)
     weights = adjacency if gate_probs is None else np.asarray(gate_probs)
-    graph = nx.DiGraph()
+    graph = nx.DiGraph(made_by=MARK)
     graph.add_nodes_from(f"z{n + 1}" for n in range(len(adjacency)))
     for child, parent in np.argwhere(adjacency > 0):
         graph.add_edge(f"z{parent + 1}", f"z{child + 1}", weight=round(float(weights[child, parent]), 4))
@@ -139,7 +143,9 @@ def save_graph(graph: nx.DiGraph, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     if path.suffix == ".dot":
         edges = (f'  {a} -> {b} [label="{weight:g}"];' for a, b, weight in graph.edges(data="weight"))
-        path.write_text("\n".join(["digraph latent {", *(f"  {node};" for node in graph), *edges, "}", ""]))
+        path.write_text(
+            "\n".join([f"// {MARK}", "digraph latent {", *(f"  {node};" for node in graph), *edges, "}", ""])
+        )
     elif path.suffix == ".json":
         path.write_text(json.dumps(nx.node_link_data(graph, edges="edges"), indent=2))
     else:

@@ -5,7 +5,7 @@ import dataclasses
 import networkx as nx
 
 from tf_ldiaf.config import Config
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import FileError
 from tf_ldiaf.results.run_folder import RunFolder, best_row
 
 
@@ -56,7 +56,8 @@ def metrics_table(metrics: dict) -> str:
     num, samples = metrics["num_images"], metrics["num_importance_samples"]
 
     def with_error(name):
-        return f"{metrics[f'test_{name}']:.2f} +- {metrics[f'test_{name}_stderr']:.2f}"
+        error = metrics[f"test_{name}_stderr"]
+        return f"{metrics[f'test_{name}']:.2f} +- {'unknown' if error is None else f'{error:.2f}'}"
 
     rows = [
         ("method", metrics["method"]),
@@ -86,7 +87,7 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
         graph: the latent graph, a `pictures.latent_graph`.
 
     Raises:
-        ConfigError: metrics.json is not what evaluate wrote.
+        FileError: metrics.json is not what evaluate wrote.
     """
     config, info = folder.read_config(), folder.read_info()
     numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run when this was exported."
@@ -94,7 +95,7 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
         try:
             numbers = metrics_table(folder.read_metrics())
         except (TypeError, KeyError, ValueError) as error:
-            raise ConfigError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
+            raise FileError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
     settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())
     no_validation = " (the validation images were trained on like the others)" if not config.validation_fraction else ""
     learned = "learned (edge, gate probability)" if config.learns_gates else "fixed"

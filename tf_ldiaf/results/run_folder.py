@@ -2,22 +2,31 @@
 
 import contextlib
 import csv
+import dataclasses
 import datetime
+import errno
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
 import platform
 import shutil
 import subprocess
+import tempfile
 import typing
 from collections.abc import Iterator
 
+from tf_ldiaf import paths
 from tf_ldiaf.config import Config
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import FileError
 
 _SCRATCH = "part-"
+_OF_A_RUN = ("config.json", "history.csv", "gates.json", "checkpoints", "tensorboard", "report.md", "curves.png")
+_OF_A_RUN += ("metrics.json",)
+# What a file system says that knows no locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "tensorflow-datasets", "numpy")
 
 
@@ -40,7 +49,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+        self.path = paths.as_path(path, "run_dir")
         self.config_file = self.path / "config.json"
         self.history_file = self.path / "history.csv"
         self.gates_file = self.path / "gates.json"
@@ -52,12 +61,32 @@ class RunFolder:
         self.curves_file = self.path / "curves.png"
         self.metrics_file = self.path / "metrics.json"
         self.lock_file = self.path / ".tf_ldiaf.lock"
+        self._made: list[pathlib.Path] = []  # folders that were made for the run
 
-    @staticmethod
-    def default_path(config: Config) -> pathlib.Path:
-        """runs/METHOD-DATA-TIME."""
+    @classmethod
+    def of_its_own(cls, config: Config) -> "RunFolder":
+        """runs/METHOD-DATA-TIME, made now, so that no other process has it.
+
+        Raises:
+            FileError: it cannot be written.
+        """
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        return pathlib.Path("runs") / f"{config.method}-{pathlib.Path(config.dataset).stem}-{now}"
+        name = f"{config.method}-{pathlib.Path(config.dataset).stem}-{now}"
+        for number in itertools.count(1):
+            folder = cls(pathlib.Path("runs") / (name if number == 1 else f"{name}-{number}"))
+            made = folder._missing()
+            try:
+                folder.path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise folder._unwritable(error) from None
+            folder._made = made
+            return folder
+        raise AssertionError
+
+    def _missing(self):
+        return [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
 
     @property
     def holds_run(self) -> bool:
@@ -71,21 +100,27 @@ class RunFolder:
         """Says whether `create` may be called, before anything slow is done.
 
         Raises:
-            ConfigError: the folder holds a run already (unless `overwrite`), or other files.
+            FileError: the folder holds a run already (unless `overwrite`), or other files.
         """
+        foreign = [file.name for file in self._contents() if not self._is_of_a_run(file)] if self.holds_run else []
+        if foreign and overwrite:
+            raise FileError(
+                f"`run_dir` must hold nothing but a run to be replaced. Received: {self.path}, which holds "
+                f"{', '.join(foreign[:3])} too."
+            )
         if self.holds_run and not overwrite:
-            raise ConfigError(
-                f"--run_dir must be a new folder. Received: {self.path}, which holds a run; "
-                "--resume continues it, --overwrite replaces it."
+            raise FileError(
+                f"`run_dir` must be a new folder. Received: {self.path}, which holds a run; "
+                "`resume` continues it, `overwrite` replaces it."
             )
         try:
             occupied = self.path.exists() and (not self.path.is_dir() or bool(self._contents()))
         except OSError as error:
-            raise ConfigError(
-                f"--run_dir must be a new folder. Received: {self.path} ({error.strerror or error})."
+            raise FileError(
+                f"`run_dir` must be a new folder. Received: {self.path} ({error.strerror or error})."
             ) from None
         if occupied and not self.holds_run:
-            raise ConfigError(f"--run_dir must be a new folder. Received: {self.path}, which holds other things.")
+            raise FileError(f"`run_dir` must be a new folder. Received: {self.path}, which holds other things.")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -94,11 +129,11 @@ class RunFolder:
         Folders that were made for it and are still empty in the end are removed.
 
         Raises:
-            ConfigError: another process trains in it, or it cannot be written.
+            FileError: another process trains in it, or it cannot be written.
         """
         with contextlib.ExitStack() as held:
             try:
-                made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+                made = self._made or self._missing()
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = held.enter_context(open(self.lock_file, "a"))
             except OSError as error:
@@ -106,11 +141,13 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(
-                    f"--run_dir must be a folder in which no other process trains. Received: {self.path}."
+                raise FileError(
+                    f"`run_dir` must be a folder in which no other process trains. Received: {self.path}."
                 ) from None
             except OSError as error:
-                raise self._unwritable(error) from None
+                if error.errno not in _NO_LOCKS:
+                    raise self._unwritable(error) from None
+                print(f"Warning: nothing keeps a second process from training in {self.path}: {error.strerror}.")
             try:
                 yield
             finally:
@@ -121,16 +158,21 @@ class RunFolder:
                         for folder in made:
                             folder.rmdir()
 
-    def create(self, config: Config) -> None:
+    def create(self, config: Config, test_checksum: int | None = None) -> None:
         """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
 
+        Args:
+            config: the settings.
+            test_checksum: `data.test_checksum` of them, for `evaluate` to compare; None: it is not to compare.
+
         Raises:
-            ConfigError: it cannot be written.
+            FileError: it cannot be written.
         """
         info = {
             "settings": config.to_json(),
             "versions": versions(),
             "git_commit": _git_commit(),
+            "test_checksum": test_checksum,
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         # A process that is killed in between leaves a run, or an empty folder.
@@ -145,36 +187,56 @@ class RunFolder:
             raise self._unwritable(error) from None
         write_atomically(self.config_file, json.dumps(info, indent=2))
 
+    def keep_changes(self, config: Config) -> None:
+        """Writes down where the run's images are now, and how long it is to be; errors as of `create`."""
+        changes = {name: getattr(config, name) for name in ("dataset", "data_dir", "epochs")}
+        changed = dataclasses.replace(self.read_config(), **changes)
+        if changed != self.read_config():
+            info = self.read_info() | {"settings": changed.to_json()}
+            write_atomically(self.config_file, json.dumps(info, indent=2))
+
+    @property
+    def can_be_written(self) -> bool:
+        """Whether files can be made in the folder."""
+        try:
+            with tempfile.TemporaryFile(dir=self.path):
+                return True
+        except OSError:
+            return False
+
     def _contents(self):
         """All but the `_remains`; config.json, by which a run is known, last."""
         files = [file for file in self.path.iterdir() if file not in self._remains()]
         return sorted(files, key=lambda file: file == self.config_file)
+
+    def _is_of_a_run(self, file):
+        return file.name in _OF_A_RUN or file.name.startswith(_SCRATCH) or paths.is_ours(file)
 
     def _remains(self):
         """What a process that was killed before there was a run may have left."""
         return self.lock_file, self.config_file.with_name(_SCRATCH + self.config_file.name)
 
     def _unwritable(self, error):
-        return ConfigError(
-            f"--run_dir must be a folder that can be written. Received: {self.path} ({error.strerror or error})."
+        return FileError(
+            f"`run_dir` must be a folder that can be written. Received: {self.path} ({error.strerror or error})."
         )
 
     def read_config(self) -> Config:
         """The run's settings.
 
         Raises:
-            ConfigError: the folder does not hold a run, or its config.json cannot be used.
+            FileError: the folder does not hold a run, or its config.json cannot be used.
         """
         settings = self._read_json(self.config_file).get("settings")
         if not isinstance(settings, dict):
-            raise ConfigError(f"{self.config_file} must hold the settings of a run. Received: one without settings.")
+            raise FileError(f"{self.config_file} must hold the settings of a run. Received: one without settings.")
         return Config.from_json(settings)
 
     def read_gates(self) -> dict:
         """`epochs` (a list of {epoch, probs}), and `adjacency` once it is final."""
         gates = self._read_json(self.gates_file)
         if not isinstance(gates, dict) or not isinstance(gates.get("epochs"), list):
-            raise ConfigError(f"{self.gates_file} must hold the gates of a run. Received: other JSON.")
+            raise FileError(f"{self.gates_file} must hold the gates of a run. Received: other JSON.")
         return gates
 
     def read_metrics(self) -> dict:
@@ -186,15 +248,15 @@ class RunFolder:
 
     def _read_json(self, file):
         if not self.holds_run:
-            raise ConfigError(
-                f"--run_dir must be the folder of a run. Received: {self.path}, which has no config.json of a run."
+            raise FileError(
+                f"`run_dir` must be the folder of a run. Received: {self.path}, which has no config.json of a run."
             )
         try:
             return json.loads(file.read_text())
         except FileNotFoundError:
-            raise ConfigError(f"{self.path} must hold {file.name}. Received: a run without it.") from None
+            raise FileError(f"{self.path} must hold {file.name}. Received: a run without it.") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{file} must be readable JSON. Received: {error}.") from None
+            raise FileError(f"{file} must be readable JSON. Received: {error}.") from None
 
     def read_history(self) -> list[dict]:
         """Rows of history.csv: `phase` as text, all else as numbers."""
@@ -207,7 +269,7 @@ class RunFolder:
                     for row in csv.DictReader(file)
                 ]
         except (OSError, TypeError, ValueError, csv.Error) as error:
-            raise ConfigError(f"{self.history_file} must be the history of a run. Received: {error}.") from None
+            raise FileError(f"{self.history_file} must be the history of a run. Received: {error}.") from None
 
     def write_history(self, rows: list[dict]) -> None:
         lines = []
@@ -231,7 +293,7 @@ def replacing(path: pathlib.Path, keep_as: pathlib.Path | None = None) -> Iterat
     What was at `path` goes to `keep_as`, if that is given.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        FileError: the folder cannot be written.
     """
     scratch = path.with_name(_SCRATCH + path.name)
     try:
@@ -243,7 +305,7 @@ def replacing(path: pathlib.Path, keep_as: pathlib.Path | None = None) -> Iterat
             os.replace(path, keep_as)
         os.replace(scratch, path)
     except OSError as error:
-        raise ConfigError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None
+        raise FileError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)

@@ -2,13 +2,14 @@
 
 import json
 import pathlib
+import zipfile
 
 import networkx as nx
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import data
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf import data, paths
+from tf_ldiaf.errors import FileError
 from tf_ldiaf.results import pictures
 
 
@@ -26,15 +27,20 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         The .npz file beside the picture: `probs`, `images`, and `originals` of reconstructions.
 
     Raises:
-        ConfigError: the SavedModel or the file cannot be read, or the images do not fit the model.
+        FileError: the SavedModel or the file cannot be read, or the images do not fit the model.
     """
+    picture_file = paths.as_path(out, "out")
+    arrays = picture_file.with_suffix(".npz")
+    for file in (picture_file, arrays):
+        paths.check_free(file, "out")
+    if reconstruct and arrays.exists() and arrays.samefile(paths.as_path(reconstruct, "reconstruct")):
+        raise FileError(f"`out` must have another name than `reconstruct`. Received: {out} for {reconstruct}.")
     signatures = _load(saved_model)
-    arrays = pathlib.Path(out).with_suffix(".npz")
     if reconstruct:
         sizes = signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:]
         x = data.read_images(reconstruct)[:num]
         if x.shape[1:] != tuple(sizes):
-            raise ConfigError(f"--reconstruct must hold images of {tuple(sizes)}. Received: {x.shape[1:]}.")
+            raise FileError(f"`reconstruct` must hold images of {tuple(sizes)}. Received: {x.shape[1:]}.")
         drawn = signatures["reconstruct"](images=tf.constant(x), seed=tf.constant(seed))
         probs, columns = drawn["probs"].numpy(), max(1, int(np.ceil(np.sqrt(2 * len(x)))))
         picture = _interleaved(x, probs, columns)
@@ -43,10 +49,12 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         drawn = signatures["sample"](num=tf.constant(num), seed=tf.constant(seed))
         picture, kept = pictures.grid(drawn["probs"].numpy()), {}
     try:
-        pathlib.Path(out).write_bytes(pictures.as_png(picture))
+        picture_file.write_bytes(pictures.as_png(picture))
         np.savez_compressed(arrays, **kept, **{name: value.numpy() for name, value in drawn.items()})
+        with zipfile.ZipFile(arrays, "a") as archive:
+            archive.comment = paths.MARK.encode()
     except OSError as error:
-        raise ConfigError(f"--out must be a file that can be written. Received: {out} ({error.strerror}).") from None
+        raise FileError(f"`out` must be a file that can be written. Received: {out} ({error.strerror}).") from None
     return arrays
 
 
@@ -54,29 +62,31 @@ def write_graph(saved_model: str, out: str) -> None:
     """Writes the latent graph of a SavedModel: picture, DOT or JSON by the suffix of `out`.
 
     Raises:
-        ConfigError: the SavedModel has no readable graph.json, or `out` cannot be written.
+        FileError: the SavedModel has no readable graph.json, or `out` cannot be written.
     """
-    file = pathlib.Path(saved_model) / "graph.json"
+    file, out_file = paths.as_path(saved_model, "saved_model") / "graph.json", paths.as_path(out, "graph")
+    paths.check_free(out_file, "graph")
     try:
         graph = nx.node_link_graph(json.loads(file.read_text()), edges="edges")
         for _, _, weight in graph.edges(data="weight"):
             float(weight)
     except Exception as error:  # there is no end of what readers make of a damaged file
-        raise ConfigError(f"--saved_model must hold a readable graph.json. Received: {file} ({error}).") from None
+        raise FileError(f"`saved_model` must hold a readable graph.json. Received: {file} ({error}).") from None
     try:
-        pictures.save_graph(graph, out)
+        graph.graph["made_by"] = paths.MARK
+        pictures.save_graph(graph, out_file)
     except OSError as error:
-        raise ConfigError(f"--graph must be a file that can be written. Received: {out} ({error.strerror}).") from None
+        raise FileError(f"`graph` must be a file that can be written. Received: {out} ({error.strerror}).") from None
 
 
 def _load(saved_model):
     try:
-        signatures = tf.saved_model.load(saved_model).signatures
+        signatures = tf.saved_model.load(paths.as_path(saved_model, "saved_model")).signatures
     except Exception as error:  # as above
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"--saved_model must be a SavedModel. Received: {saved_model} ({reason}).") from None
+        raise FileError(f"`saved_model` must be a SavedModel. Received: {saved_model} ({reason}).") from None
     if not {"sample", "reconstruct"} <= set(signatures):
-        raise ConfigError(f"--saved_model must be one that tf_ldiaf.export wrote. Received: {saved_model}.")
+        raise FileError(f"`saved_model` must be one that tf_ldiaf.export wrote. Received: {saved_model}.")
     return signatures
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_ldiaf import data
 from tf_ldiaf.config import Config
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import CheckpointError, ConfigError
 from tf_ldiaf.execution import stopping
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.layers.encoders import CELL
@@ -42,11 +42,11 @@ def check(config: Config, images: data.TrainingImages, strategy: tf.distribute.S
     num_replicas = strategy.num_replicas_in_sync
     batch_size = min(config.batch_size, len(images.train))
     if batch_size % num_replicas:
-        raise ConfigError(f"--batch_size must be a multiple of the {num_replicas} devices. Received: {batch_size}.")
+        raise ConfigError(f"`batch_size` must be a multiple of the {num_replicas} devices. Received: {batch_size}.")
     shape = images.valid.shape[1:]
     if config.channels and any(side % CELL for side in shape):
         raise ConfigError(
-            f"--channels needs images whose height and width are multiples of {CELL}. "
+            f"`channels` needs images whose height and width are multiples of {CELL}. "
             f"Received: {' x '.join(map(str, shape))}, of {config.dataset}."
         )
 
@@ -83,7 +83,8 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
         strategy: what `distribution.make_strategy` made, or None: one device.
 
     Raises:
-        ConfigError: the folder's checkpoints are damaged, or of other settings or images; or training diverged.
+        CheckpointError: the folder's checkpoints are damaged, or of other settings or images.
+        NonFiniteError: training diverged.
     """
     strategy = strategy or tf.distribute.get_strategy()
     is_chief, shape, checksum = distribution.is_chief(strategy), images.train.shape[1:], _checksum(images)
@@ -94,13 +95,15 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
     distribution.check_agreement(strategy, repr((progress.phase, progress.epoch, len(progress.rows))))
     checkpoints.check_image_shape(tuple(progress.image_shape), shape, config.dataset)
     if progress.images != checksum:
-        raise ConfigError(
-            f"--run_dir must be resumed with the images that it began with. Received: {config.dataset}, which has "
+        raise CheckpointError(
+            f"`run_dir` must be resumed with the images that it began with. Received: {config.dataset}, which has "
             "others now."
         )
+    if is_chief:
+        folder.keep_changes(config)
     if progress.launch and strategy.num_replicas_in_sync > 1:
         raise ConfigError(
-            "--distribute must be none until the epoch is finished that a run was stopped in. "
+            "`distribute` must be none until the epoch is finished that a run was stopped in. "
             f"Received: {config.distribute}."
         )
     run = _Run(config, images, folder, strategy)

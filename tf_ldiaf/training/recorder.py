@@ -8,7 +8,7 @@ import keras
 
 from tf_ldiaf import data
 from tf_ldiaf.config import Config
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import NonFiniteError
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.execution.stopping import Request
 from tf_ldiaf.model.ldiaf import LDIAF
@@ -96,8 +96,8 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None) -> None:
         if not abs(self.train_values["elbo"] + self.valid_values["elbo"]) < float("inf"):
             self._write_best()
-            raise ConfigError(
-                f"--learning_rate must keep the ELBO finite, which it is not after epoch {epoch + 1} of the "
+            raise NonFiniteError(
+                f"`learning_rate` must keep the ELBO finite, which it is not after epoch {epoch + 1} of the "
                 f"{self.phase} phase. Received: {self.config.learning_rate}."
             )
         valid = {name: value for name, value in self.valid_values.items() if name != "gradient_norm"}
@@ -145,11 +145,11 @@ class Recorder(keras.callbacks.Callback):
         if first is not None:
             step, terms = first
             self._write_best()
-            alone = " --distribute=none" if self._is_spread() else ""
-            raise ConfigError(
-                f"--learning_rate must keep training finite. Received: {self.config.learning_rate}, with which "
+            alone = " and `distribute=none`" if self._is_spread() else ""
+            raise NonFiniteError(
+                f"`learning_rate` must keep training finite. Received: {self.config.learning_rate}, with which "
                 f"{', '.join(terms)} in step {step} of the {self.phase} phase (epoch {self.epoch + 1}) were not; "
-                f"--resume --on_nonfinite=skip{alone} leaves such steps out."
+                f"to resume with `on_nonfinite=skip`{alone} leaves such steps out."
             )
 
     def _counters(self):

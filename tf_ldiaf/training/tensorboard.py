@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
 from tf_ldiaf.config import Config
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import FileError
 from tf_ldiaf.layers.gates import most_probable_graph
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import pictures
@@ -28,7 +28,7 @@ class TensorBoardLog:
         step: what they say of later steps is forgotten: the run goes on from there.
 
     Raises (every method):
-        ConfigError: the folder cannot be written.
+        FileError: the folder cannot be written.
     """
 
     def __init__(self, folder: pathlib.Path, step: int = 0):
@@ -97,7 +97,7 @@ def _writing(folder):
         yield
     except (OSError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{folder} must be a folder that can be written. Received: {reason}.") from None
+        raise FileError(f"{folder} must be a folder that can be written. Received: {reason}.") from None
 
 
 def _as_batch(picture):

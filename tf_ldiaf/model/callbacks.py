@@ -1,0 +1,67 @@
+"""What happens in every `fit`: schedules, and a watch on what goes wrong."""
+
+import typing
+
+import keras
+
+from tf_ldiaf.model.schedules import kl_weight, temperature
+
+
+class EpochSchedules(keras.callbacks.Callback):
+    """Counts epochs. Sets the model's KL weight, and the temperature of gates that are learned, at each one's start."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        model: typing.Any = self.model
+        objective, epoch = model.objective, max(epoch, int(model.epochs_done.numpy()))
+        model.epochs_done.assign(epoch)
+        if model.gates.fixed is None:
+            model.temperature.assign(temperature(epoch, objective.structure_epochs, objective.final_temperature))
+        model.kl_weight.assign(kl_weight(epoch, objective.kl_warmup_epochs))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        model: typing.Any = self.model
+        model.epochs_done.assign_add(1)
+
+
+class Watch(keras.callbacks.Callback):
+    """Ends `fit` if a step went wrong: seen after steps 1, 2, 4, 8 ... of an epoch and at its end.
+
+    To look costs a moment in which the next step does not begin, so it does not look after every step.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self._is_alone() and not batch & (batch + 1):
+            self._look()
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self._look()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._look()
+
+    def _is_alone(self):
+        model: typing.Any = self.model
+        return model.distribute_strategy.num_replicas_in_sync == 1  # else all would have to meet
+
+    def _look(self):
+        model: typing.Any = self.model
+        model.check_steps()
+
+
+class AveragedInTests(keras.callbacks.SwapEMAWeights):
+    """Averaged weights are in the model while it is validated, and only then."""
+
+    swapped = False
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        super().on_test_begin(logs)
+        self.swapped = True
+
+    def on_test_end(self, logs: dict | None = None) -> None:
+        super().on_test_end(logs)
+        self.swapped = False
+
+    def put_back(self) -> None:
+        """Takes the averaged weights out of the model, if a validation was broken off."""
+        if self.swapped:
+            self.on_test_end()
