@@ -22,9 +22,10 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["PIL.Image", "tf_ldiaf.results.sampling", "tf_ldiaf.training.phases"])
 
 
-def run_here(cwd, line, output):
+def run_here(cwd, line, output, environ=()):
     """In a process of its own: a command with its output in two files."""
     os.chdir(cwd)
+    os.environ.update(environ)
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(i), "wb"), line_buffering=True) for i in (1, 2))
@@ -33,10 +34,10 @@ def run_here(cwd, line, output):
     runpy.run_module(f"tf_ldiaf.{name}", run_name="__main__")
 
 
-def refusal(line, cwd, output):
+def refusal(line, cwd, output, environ=()):
     """The sentence with which a command refuses, after all that is asked of a refusal was asserted."""
     before = contents(cwd)
-    process = FORKS.Process(target=run_here, args=(cwd, line, output))
+    process = FORKS.Process(target=run_here, args=(cwd, line, output, environ))
     process.start()
     process.join(60)
     if process.is_alive():
@@ -125,7 +126,7 @@ def test_lines(line, tmp_path_factory):
     "content",
     [
         b"--epoch=3\n", b"--epochs\n", b"--epochs=three\n", b"--epochs = 3\n", b"epochs=3\n", b"hello\n",
-        b"--epochs=3,\n",         b"\xff\xfe-\0-\0", b"\xef\xbb\xbf--epochs=3\n", b"--method=vae\0\n", b"\0\0\0",
+        b"--epochs=3,\n",         b"\xff\xfe-\0-\0\n", b"\xef\xbb\xbf--epoch=3\n", b"--method=vae\0\n", b"\0\0\0",
         b"--flagfile=other.cfg\n",
         b"--\n", b"--=\n", b"x" * 100_000, b"--epochs=" + b"9" * 100_000,
         b"{\"epochs\": 3}\n", b"--flagfile=a\0b\n",

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import CheckpointError, FileError
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import checkpoints, evaluation, run_folder
 from tf_ldiaf.results.checkpoints import Progress
@@ -92,7 +92,7 @@ def test_checksums_are_verified_whatever_keras_reads(folder, written, monkeypatc
     monkeypatch.setattr(checkpoints.keras.models, "load_model", lambda *_, **__: written[1])
     assert checkpoints.load(folder.best) is written[1]
     folder.best.write_bytes(flipped(folder.best.read_bytes()))
-    with pytest.raises(ConfigError, match=r"Received: model\.weights\.h5 with a wrong checksum"):
+    with pytest.raises(CheckpointError, match=r"Received: model\.weights\.h5 with a wrong checksum"):
         checkpoints.load(folder.best)
 
 
@@ -123,9 +123,11 @@ def test_no_flipped_byte_goes_unnoticed_or_changes_anything(folder, written):
 def test_two_damaged_checkpoints_are_one_sentence_each(folder):
     for file in (folder.last, folder.previous, folder.best):
         file.write_bytes(truncated(file.read_bytes()))
-    with pytest.raises(ConfigError, match=r"last\.keras must be an undamaged.*previous\.keras must be an undamaged"):
+    with pytest.raises(
+        CheckpointError, match=r"last\.keras must be an undamaged.*previous\.keras must be an undamaged"
+    ):
         checkpoints.read(folder)
-    with pytest.raises(ConfigError, match=r"best\.keras must be an undamaged checkpoint"):
+    with pytest.raises(CheckpointError, match=r"best\.keras must be an undamaged checkpoint"):
         evaluation.load_best(folder)
 
 
@@ -134,10 +136,12 @@ def test_a_checkpoint_without_progress_or_of_another_model_is_refused(folder, wr
 
     folder.previous.unlink()
     shutil.copy(folder.best, folder.last)
-    with pytest.raises(ConfigError, match=r"last\.keras must say how far its run has come"):
+    with pytest.raises(CheckpointError, match=r"last\.keras must say how far its run has come"):
         checkpoints.read(folder)
     keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(folder.last)
-    with pytest.raises(ConfigError, match=r"last\.keras must be a checkpoint of this package. Received: a Sequential"):
+    with pytest.raises(
+        CheckpointError, match=r"last\.keras must be a checkpoint of this package. Received: a Sequential"
+    ):
         checkpoints.read(folder)
 
 
@@ -158,6 +162,6 @@ def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(folder, written,
         lambda: checkpoints.write(written[1], progress_of("final"), folder),
         lambda: checkpoints.write_best(written[1], folder),
     ):
-        with pytest.raises(ConfigError, match=r"checkpoints must be a folder that can be written.*No space left"):
+        with pytest.raises(FileError, match=r"checkpoints must be a folder that can be written.*No space left"):
             write()
     assert {file.name: file.read_bytes() for file in folder.last.parent.iterdir()} == before

@@ -62,7 +62,7 @@ def place(tmp_path_factory):
     (place / "saved" / "saved_model.pb").write_text("")
     (place / "unknown.cfg").write_text("--epoch=3\n")
     (place / "bad.cfg").write_text("# text\n--learning_rate=fast\n")
-    (place / "binary.cfg").write_bytes(b"\xff\xfe")
+    (place / "binary.cfg").write_bytes(b"\xff\x00")
     (place / "slow.cfg").write_text("--learning_rate=0.5\n")
     (place / "fast.cfg").write_text("--learning_rate=50\n")
     return place
@@ -102,7 +102,7 @@ def contents(folder):
         ("train --resume", "--run_dir must be given"),
         ("train --resume --overwrite --run_dir=run", "--resume and --overwrite must not be given together"),
         ("train --resume --run_dir=other", "--run_dir must be the folder of a run. Received: other"),
-        ("train --resume --run_dir=run --epochs=9", "--epochs must be 7 as in the run to resume. Received: 9."),
+        ("train --resume --run_dir=run --epochs=5", "--epochs must be at least 7, as in the run to resume"),
         ("evaluate", "--run_dir must be given"),
         ("evaluate --run_dir=other", "--run_dir must be the folder of a run. Received: other"),
         ("evaluate --run_dir=run --num_importance_samples=0", "num_importance_samples"),

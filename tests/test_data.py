@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_ldiaf import Config, data
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import DataError
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 needs_mnist = pytest.mark.skipif(not (SHARED / "mnist.npz").is_file(), reason="no ../shared/data/mnist.npz")
@@ -118,7 +118,7 @@ def test_none_passes_binary_images_and_refuses_grey_ones(npz, dtype):
     images = load(Config(dataset=npz(train=binary), binarization="none"))
     assert sorted(n for x in images for n in numbers(x)) == list(range(50))
     pixels = grey(50) if dtype == "uint8" else (grey(50) / 255).astype(dtype)
-    with pytest.raises(ConfigError, match=r"`binarization=none` needs pixels that are all 0 or 1.*grey train"):
+    with pytest.raises(DataError, match=r"`binarization=none` needs pixels that are all 0 or 1.*grey train"):
         load(Config(dataset=npz(train=pixels), binarization="none"))
 
 

@@ -67,7 +67,7 @@ def test_a_command_s_help_imports_no_tensorflow():
     line = [sys.executable, "-X", "importtime", "-m", "tf_ldiaf.train", "--help"]
     done = subprocess.run(line, cwd=REPO, capture_output=True, text=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "tf_ldiaf.train" in done.stdout + done.stderr
+    assert "learns the latent graph" in done.stdout
     assert "tf_ldiaf.config" in imported
     assert not {"tensorflow", "keras", "numpy"} & imported
 

@@ -115,13 +115,17 @@ def test_steps_draw_anew(compiled, images):
     assert abs(elbos[0] - elbos[1]) > 1e-3
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("launched", [False, True])
-def test_a_skipped_step_leaves_no_trace_but_its_count(compiled, images, launched, jit_compile):
-    """A batch with a NaN between two others changes no weight, no moment and no mean."""
+@pytest.mark.parametrize(("launched", "jit_compile"), [(False, False), (True, True)])
+def test_a_skipped_step_leaves_no_trace_but_its_count(compiled, images, launched, jit_compile, monkeypatch):
+    """A batch whose code is not a number between two others changes no weight, no moment and no mean."""
     first, bad, last = np.split(images(24), 3)
-    bad[3, 1, 1] = np.nan
-    found = []
+    bad[3] = 0
+    found, encoded = [], LDIAF.encoded
+
+    def failing(model, x):  # where there is no ink
+        return tf.where(tf.reduce_any(x > 0, [1, 2])[:, tf.newaxis], encoded(model, x), np.nan)
+
+    monkeypatch.setattr(LDIAF, "encoded", failing)
     for batches in ([first, last], [first, bad, last]):
         keras.utils.set_random_seed(0)
         settings = {"on_nonfinite": "skip", "jit_compile": jit_compile, "ema_decay": 0.9}

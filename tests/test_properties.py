@@ -11,7 +11,7 @@ from absl import flags
 from hypothesis import strategies as st
 
 from tf_ldiaf import Config, cli, data
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import LDIAFError
 from tf_ldiaf.flags import define_settings, given_settings
 from tf_ldiaf.results.run_folder import RunFolder
 
@@ -36,7 +36,7 @@ LIKELY = st.integers(-1, 9) | st.floats(-1, 2) | st.sampled_from(
 def test_settings_are_admitted_or_refused(settings):
     try:
         config = Config.from_json(settings)
-    except ConfigError as error:
+    except LDIAFError as error:
         assert "eceived: " in str(error)  # noqa: PT017, it need not be raised
         return
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
@@ -108,7 +108,7 @@ def test_npz_files_are_read_or_refused(tmp_path, data_):
     file.write_bytes(content)
     try:
         found = data.load_training(Config(dataset=str(file)), seed=0)
-    except ConfigError as error:
+    except LDIAFError as error:
         assert "eceived: " in str(error)  # noqa: PT017
         return
     assert set(np.unique(found.train)) <= {0, 1}
@@ -125,5 +125,5 @@ def test_files_of_a_run_are_read_or_refused(tmp_path_factory, text, name):
     for read in (folder.read_config, folder.read_gates, folder.read_history):
         try:
             read()
-        except ConfigError as error:
+        except LDIAFError as error:
             assert "eceived: " in str(error)  # noqa: PT017

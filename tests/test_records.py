@@ -13,7 +13,7 @@ from test_data import load, numbered, numbers
 from tests.test_cli import SMALL, command, environment
 from tf_ldiaf import Config, data
 from tf_ldiaf.data import records, tfds
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import DataError, LDIAFError
 
 FILES, IMAGES = 6, 100
 
@@ -178,7 +178,7 @@ def test_training_images_that_are_not_like_the_others_are_one_sentence(binarizat
     config = Config(dataset="mixed", data_dir=place, stream=True, binarization=binarization)
     stream = data.load_training(config, seed=0).train
     with (
-        pytest.raises(ConfigError, match=r"must have readable files.*training images are not only black"),
+        pytest.raises(DataError, match=r"must have readable files.*training images are not only black"),
         stream.readable(),
     ):
         next(iter(data.training_batches(stream, batch_size=6, seed=0)))
@@ -195,7 +195,7 @@ def test_training_images_that_are_not_like_the_others_are_one_sentence(binarizat
     ],
 )
 def test_what_cannot_be_streamed_is_one_sentence(settings, words, data_dir):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(LDIAFError, match=words):
         load(Config(data_dir=data_dir, stream=True, **settings))
 
 
@@ -236,7 +236,7 @@ def test_a_file_that_is_damaged_while_training_ends_it_with_a_sentence(is_graph,
         for _ in range(stream.steps(6)):
             read()
 
-    with pytest.raises(ConfigError, match=words), stream.readable():
+    with pytest.raises(DataError, match=words), stream.readable():
         read_all()
 
 
@@ -281,6 +281,6 @@ def test_a_stream_of_zeros_and_ones_and_others_of_255_is_refused(tmp_path):
     ones, grey = numbered(9) // 255, numbered(9)
     place = prepare(tmp_path, "mixed", {"train": numbered(60), "validation": ones, "test": grey})
     config = Config(dataset="mixed", data_dir=place, stream=True)
-    with pytest.raises(ConfigError, match="0-255 in all sets or 0-1 in all"):
+    with pytest.raises(DataError, match="0-255 in all sets or 0-1 in all"):
         data.load_training(config, seed=0)
     assert sorted(numbers(data.load_test(config))) == list(range(9))

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from tf_ldiaf import Config
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import ConfigError, FileError
 from tf_ldiaf.results import run_folder
 from tf_ldiaf.results.run_folder import RunFolder
 
@@ -29,7 +29,7 @@ def test_new_and_empty_folders_are_accepted(tmp_path):
 
 
 def test_a_folder_with_a_run_is_refused_unless_overwritten(folder):
-    with pytest.raises(ConfigError, match="holds a run; `resume` continues it, `overwrite` replaces it"):
+    with pytest.raises(FileError, match="holds a run; `resume` continues it, `overwrite` replaces it"):
         folder.check_new(overwrite=False)
     folder.write_history([{"phase": "final", "epoch": 1}])
     folder.check_new(overwrite=True)
@@ -42,14 +42,14 @@ def test_a_folder_with_a_run_is_refused_unless_overwritten(folder):
 def test_a_folder_with_other_things_is_never_touched(tmp_path, overwrite):
     (tmp_path / "thesis.tex").write_text("precious")
     for path in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(ConfigError, match="holds other things"):
+        with pytest.raises(FileError, match="holds other things"):
             RunFolder(path).check_new(overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
 def test_a_config_json_of_another_program_is_no_run(tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 768}')
-    with pytest.raises(ConfigError, match="holds other things"):
+    with pytest.raises(FileError, match="holds other things"):
         RunFolder(tmp_path).check_new(overwrite=True)
 
 
@@ -66,7 +66,7 @@ def test_what_a_killed_create_leaves_counts_as_an_empty_folder(tmp_path):
 def test_other_files_with_names_like_ours_are_never_touched(tmp_path, name):
     (tmp_path / name).write_text("precious")
     folder = RunFolder(tmp_path)
-    with pytest.raises(ConfigError, match="holds other things"):
+    with pytest.raises(FileError, match="holds other things"):
         folder.check_new(overwrite=True)
     with folder.locked():
         pass
@@ -96,7 +96,7 @@ def test_a_killed_overwrite_leaves_a_run_until_the_end(folder, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"`run_dir` must be a folder that can be written.*file/run"):
+    with pytest.raises(FileError, match=r"`run_dir` must be a folder that can be written.*file/run"):
         RunFolder(tmp_path / "file" / "run").create(Config())
 
 
@@ -111,16 +111,16 @@ def test_settings_versions_and_commit_are_kept(folder):
 def test_a_folder_without_a_run_cannot_be_read(tmp_path):
     folder = RunFolder(tmp_path)
     for read in (folder.read_config, folder.read_gates, folder.read_metrics, folder.read_info):
-        with pytest.raises(ConfigError, match=r"must be the folder of a run.*no config\.json"):
+        with pytest.raises(FileError, match=r"must be the folder of a run.*no config\.json"):
             read()
     assert folder.read_history() == []
 
 
 def test_files_that_are_missing_or_damaged(folder):
-    with pytest.raises(ConfigError, match=r"must hold metrics\.json"):
+    with pytest.raises(FileError, match=r"must hold metrics\.json"):
         folder.read_metrics()
     folder.gates_file.write_text('{"epochs": [')
-    with pytest.raises(ConfigError, match=r"gates\.json must be readable JSON"):
+    with pytest.raises(FileError, match=r"gates\.json must be readable JSON"):
         folder.read_gates()
     info = folder.read_info()
     info["settings"]["learning_rat"] = 1
@@ -132,7 +132,7 @@ def test_files_that_are_missing_or_damaged(folder):
 @pytest.mark.parametrize("content", ["[]", "null", '{"settings": []}', '{"settings": 3}'])
 def test_config_json_of_another_shape_is_one_sentence(folder, content):
     folder.config_file.write_text(content)
-    with pytest.raises(ConfigError):
+    with pytest.raises(FileError):
         folder.read_config()
 
 
@@ -165,7 +165,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", interrupted)
-    with pytest.raises(ConfigError, match="disk full"):
+    with pytest.raises(FileError, match="disk full"):
         run_folder.write_atomically(file, "new")
     assert file.read_text() == "old"
     monkeypatch.undo()
@@ -174,8 +174,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["file.json"]
 
 
-def test_default_path_names_method_and_data():
-    path = RunFolder.default_path(Config(method="vae", dataset="/data/cells.npz"))
+def test_default_path_names_method_and_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = RunFolder.of_its_own(Config(method="vae", dataset="/data/cells.npz")).path
     assert path.parent == pathlib.Path("runs")
     assert path.name.startswith("vae-cells-")
 
@@ -183,12 +184,12 @@ def test_default_path_names_method_and_data():
 @pytest.mark.parametrize("content", ["phase,epoch\nfinal,one\n", "phase,epoch\nfinal\n"])
 def test_a_damaged_history_is_one_sentence(folder, content):
     folder.history_file.write_text(content)
-    with pytest.raises(ConfigError, match=r"history.csv must be the history of a run"):
+    with pytest.raises(FileError, match=r"history.csv must be the history of a run"):
         folder.read_history()
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"epochs": 3}'])
 def test_damaged_gates_are_one_sentence(folder, content):
     folder.gates_file.write_text(content)
-    with pytest.raises(ConfigError, match=r"gates.json must hold the gates of a run"):
+    with pytest.raises(FileError, match=r"gates.json must hold the gates of a run"):
         folder.read_gates()

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_ldiaf import data
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import DataError, FileError
 from tf_ldiaf.results import evaluation, pictures, report, sampling, saved_model
 from tf_ldiaf.results.run_folder import RunFolder
 from tf_ldiaf.training import phases as training
@@ -110,12 +110,12 @@ def test_the_next_seed_has_other_draws_of_the_same_mean(model, held_out, per_ima
 def test_evaluation_of_a_run_without_a_model(run, tmp_path):
     folder = RunFolder(tmp_path / "new")
     folder.create(run.read_config())
-    with pytest.raises(ConfigError, match=r"must hold a trained model.*no checkpoint yet"):
+    with pytest.raises(FileError, match=r"must hold a trained model.*no checkpoint yet"):
         evaluation.evaluate(folder, 1, 100)
-    with pytest.raises(ConfigError, match=r"must hold a trained model.*no checkpoint yet"):
+    with pytest.raises(FileError, match=r"must hold a trained model.*no checkpoint yet"):
         saved_model.export(folder, tmp_path / "out")
     shutil.copytree(run.path / "checkpoints", folder.path / "checkpoints", dirs_exist_ok=True)
-    with pytest.raises(ConfigError, match=r"must hold the history of its training.*which has none"):
+    with pytest.raises(FileError, match=r"must hold the history of its training.*which has none"):
         saved_model.export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -182,16 +182,6 @@ def test_model_card_without_metrics_says_so(run, model, tmp_path):
     )
 
 
-def test_where_a_saved_model_may_be_written(exported, tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").write_text("precious")
-    (tmp_path / "empty").mkdir()
-    for path, with_overwrite in ((tmp_path / "new", False), (tmp_path / "empty", False), (tmp_path / "other", True),
-                                 (tmp_path / "other" / "thesis.tex", True), (exported, False)):  # fmt: skip
-        assert saved_model.occupied(path, overwrite=True) is with_overwrite
-        assert saved_model.occupied(path, overwrite=False) is (with_overwrite or path == exported)
-
-
 # Sampling
 
 
@@ -199,8 +189,8 @@ def test_an_export_that_fails_leaves_the_old_model_and_nothing_else(run, exporte
     shutil.copytree(exported, tmp_path / "out")
     before = (tmp_path / "out" / "graph.json").read_bytes()
     monkeypatch.setattr(pictures, "grid", lambda *_: exec("raise OSError('No space left on device')"))
-    with pytest.raises(ConfigError, match="No space left on device"):
-        saved_model.export(run, tmp_path / "out")
+    with pytest.raises(FileError, match="No space left on device"):
+        saved_model.export(run, tmp_path / "out", overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "graph.json").read_bytes() == before
 
@@ -239,22 +229,22 @@ def test_reconstructions_stand_below_their_originals(exported, model, tmp_path):
 
 def test_images_that_do_not_fit_the_model(exported, tmp_path):
     np.savez(tmp_path / "in.npz", x=np.zeros((2, 28, 28), "uint8"))
-    with pytest.raises(ConfigError, match=r"`reconstruct` must hold images of \(8, 8\). Received: \(28, 28\)"):
+    with pytest.raises(FileError, match=r"`reconstruct` must hold images of \(8, 8\). Received: \(28, 28\)"):
         sampling.write_images(str(exported), str(tmp_path / "a.png"), 1, 0, reconstruct=str(tmp_path / "in.npz"))
-    with pytest.raises(ConfigError, match=r"`reconstruct` must be an .npz file that exists"):
+    with pytest.raises(DataError, match=r"`reconstruct` must be an .npz file that exists"):
         sampling.write_images(str(exported), str(tmp_path / "a.png"), 1, 0, reconstruct=str(tmp_path / "no.npz"))
-    with pytest.raises(ConfigError, match="`out` must be a file that can be written"):
+    with pytest.raises(FileError, match="`out` must be a file that can be written"):
         sampling.write_images(str(exported), str(tmp_path / "no" / "a.png"), 1, 0)
     assert [file.name for file in tmp_path.iterdir()] == ["in.npz"]
 
 
 def test_folders_that_are_not_our_saved_model(tmp_path):
-    with pytest.raises(ConfigError, match="`saved_model` must be a SavedModel"):
+    with pytest.raises(FileError, match="`saved_model` must be a SavedModel"):
         sampling.write_images(str(tmp_path), str(tmp_path / "a.png"), 1, 0)
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match=r"`saved_model` must be one that tf_ldiaf.export wrote"):
+    with pytest.raises(FileError, match=r"`saved_model` must be one that tf_ldiaf.export wrote"):
         sampling.write_images(str(tmp_path / "other"), str(tmp_path / "a.png"), 1, 0)
-    with pytest.raises(ConfigError, match=r"must hold a readable graph.json"):
+    with pytest.raises(FileError, match=r"must hold a readable graph.json"):
         sampling.write_graph(str(tmp_path / "other"), str(tmp_path / "a.png"))
 
 
@@ -264,5 +254,5 @@ def test_graph_is_written_from_parent_to_child(exported, tmp_path):
     assert list(graph.edges) == [("z2", "z1")]
     sampling.write_graph(str(exported), str(tmp_path / "graph.dot"))
     assert "z2 -> z1" in (tmp_path / "graph.dot").read_text()
-    with pytest.raises(ConfigError, match="`graph` must be a file that can be written"):
+    with pytest.raises(FileError, match="`graph` must be a file that can be written"):
         sampling.write_graph(str(exported), str(tmp_path / "no" / "graph.dot"))

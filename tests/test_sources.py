@@ -11,7 +11,7 @@ from test_data import grey, load, numbered, save_pngs
 from tf_ldiaf import Config, data
 from tf_ldiaf.data import arrays as arrays_in_memory
 from tf_ldiaf.data import records, sources
-from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.errors import DataError
 
 # Inputs that cannot be used
 
@@ -19,7 +19,7 @@ from tf_ldiaf.errors import ConfigError
 @pytest.mark.parametrize(
     ("words", "arrays"),
     [
-        ("no training images", {"test": grey(9)}),
+        ("which has test", {"test": grey(9)}),
         ("readable .npz file of numbers", {"train": np.array([{"a": 1}] * 9, dtype=object)}),
         ("NaN or infinity", {"train": np.full((9, 4, 4), np.nan)}),
         ("NaN or infinity", {"train": np.full((9, 4, 4), np.inf, "float32")}),
@@ -38,7 +38,7 @@ from tf_ldiaf.errors import ConfigError
     ],
 )
 def test_arrays_that_cannot_be_used(npz, words, arrays):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(DataError, match=words):
         load(Config(dataset=npz(**arrays)))
 
 
@@ -59,7 +59,7 @@ def one_array(file):
 @pytest.mark.parametrize("write", [not_a_zip, truncated, one_array])
 def test_files_that_cannot_be_read(tmp_path, write):
     write(tmp_path / "data.npz")
-    with pytest.raises(ConfigError, match=r"readable \.npz file"):
+    with pytest.raises(DataError, match=r"readable \.npz file"):
         load(Config(dataset=str(tmp_path / "data.npz")))
 
 
@@ -72,23 +72,23 @@ def test_one_damaged_byte_is_one_sentence_or_harmless(tmp_path):
         file.write_bytes(content[:i] + bytes([content[i] ^ 0x5A]) + content[i + 1 :])
         try:
             load(Config(dataset=str(file)))
-        except ConfigError:
+        except DataError:
             refused += 1
     assert refused > 10
 
 
 def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"folder with PNG images.*holds none"):
+    with pytest.raises(DataError, match=r"folder with PNG images.*holds none"):
         load(Config(dataset=str(tmp_path / "empty")))
     folder = save_pngs(tmp_path / "sizes", [grey(1)[0], grey(1, shape=(5, 5))[0]])
-    with pytest.raises(ConfigError, match=r"images of one size.*0001\.png of \(5, 5\)"):
+    with pytest.raises(DataError, match=r"images of one size.*0001\.png of \(5, 5\)"):
         load(Config(dataset=folder))
     folder = save_pngs(tmp_path / "corrupt", numbered(9))
     file = tmp_path / "corrupt" / "0003.png"
     for content in (b"not a picture", file.read_bytes()[:45]):
         file.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"readable PNG images.*0003\.png"):
+        with pytest.raises(DataError, match=r"readable PNG images.*0003\.png"):
             load(Config(dataset=folder))
 
 
@@ -99,12 +99,12 @@ def test_folders_that_cannot_be_used(tmp_path):
 )  # fmt: skip
 def test_paths_that_lead_nowhere(tmp_path, name):
     (tmp_path / "file.txt").write_text("")
-    with pytest.raises(ConfigError, match="`dataset` must be"):
+    with pytest.raises(DataError, match="`dataset` must be"):
         load(Config(dataset=name if name.startswith("~") else str(tmp_path / name)))
 
 
 def test_unknown_name_comes_with_a_hint(tmp_path):
-    with pytest.raises(ConfigError, match=r"TFDS name.*Received: mnst. Did you mean mnist"):
+    with pytest.raises(DataError, match=r"TFDS name.*Received: mnst. Did you mean mnist"):
         load(Config(dataset="mnst", data_dir=str(tmp_path)))
 
 
@@ -117,7 +117,7 @@ def test_unprepared_data_set_without_a_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
     retries = downloader.MAX_RETRIES
-    with pytest.raises(ConfigError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*`data_dir`"):
+    with pytest.raises(DataError, match=r"not prepared in .*no route to host.*`tfds build mnist`.*`data_dir`"):
         load(Config(dataset="mnist", data_dir=str(tmp_path)))
     assert retries == downloader.MAX_RETRIES
 
@@ -171,19 +171,19 @@ ONES = np.ones((9, 4, 4), "uint8")
 )
 def test_one_set_of_ones_and_one_of_255_is_refused(npz, read, parts):
     arguments = {"seed": 0} if read == "load_training" else {}
-    with pytest.raises(ConfigError, match="0-255 in all sets or 0-1 in all"):
+    with pytest.raises(DataError, match="0-255 in all sets or 0-1 in all"):
         getattr(data, read)(Config(dataset=npz(**parts)), **arguments)
 
 
 def test_a_test_folder_without_a_train_folder_is_refused(tmp_path):
     save_pngs(tmp_path / "test", numbered(9))
-    with pytest.raises(ConfigError, match="must have a folder train beside test"):
+    with pytest.raises(DataError, match="must have a folder train beside test"):
         load(Config(dataset=str(tmp_path)))
 
 
 @pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((0, 4, 4), "uint8")}])
 def test_a_file_without_images_cannot_be_reconstructed(npz, arrays):
-    with pytest.raises(ConfigError, match=r"`reconstruct` must be an \.npz file with images"):
+    with pytest.raises(DataError, match=r"`reconstruct` must be an \.npz file with images"):
         data.read_images(npz(**arrays))
 
 
@@ -221,7 +221,7 @@ def test_neither_needs_the_others_files_of_tfds(stripes, tmp_path, stream):
     for file in tmp_path.rglob("*train.tfrecord*"):
         file.write_bytes(b"")
     assert np.array_equal(data.load_test(config), test)
-    with pytest.raises(ConfigError, match="must have readable files"):
+    with pytest.raises(DataError, match="must have readable files"):
         data.load_training(Config(dataset=name, data_dir=str(tmp_path)), seed=0)
     shutil.copytree(stripes[0].data_dir_root, tmp_path, dirs_exist_ok=True)
     for file in tmp_path.rglob("*test.tfrecord*"):
@@ -288,7 +288,7 @@ def test_a_file_format_that_cannot_be_read_is_refused(stripes, monkeypatch):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", tfds.core.FileFormat.ARRAY_RECORD)
-    with pytest.raises(ConfigError, match=r"prepared by TFDS as tfrecord.*Received: stripes\d as array_record"):
+    with pytest.raises(DataError, match=r"prepared by TFDS as tfrecord.*Received: stripes\d as array_record"):
         read_stripes(stripes, monkeypatch)
 
 
@@ -309,7 +309,7 @@ def test_a_damaged_file_of_tfds_is_refused(stripes, monkeypatch, damage, words):
         file.unlink()
         if damage is not None:
             file.write_bytes(damage(content))
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(DataError, match=words):
             read_stripes(stripes, monkeypatch)
     finally:
         file.write_bytes(content)
@@ -317,5 +317,5 @@ def test_a_damaged_file_of_tfds_is_refused(stripes, monkeypatch, damage, words):
 
 def test_a_data_set_larger_than_memory_should_be_holds_is_refused_and_told_of_the_stream(stripes, monkeypatch):
     monkeypatch.setattr(arrays_in_memory, "most_bytes", lambda: 63 * 6 * 5 - 1)
-    with pytest.raises(ConfigError, match=r"must fit into a quarter.*1,889 bytes, or be read with `stream`.* of 1,890"):
+    with pytest.raises(DataError, match=r"must fit into a quarter.*1,889 bytes, or be read with `stream`.* of 1,890"):
         read_stripes(stripes, monkeypatch)

@@ -65,6 +65,23 @@ class WithoutSymbolicBuild:
         pass
 
 
+@contextlib.contextmanager
+def bijector_values_forgotten() -> Iterator[None]:
+    """TFP's bijectors keep values of what is computed within the block for as long as that, and no longer.
+
+    They would keep log-determinants, and with them the graph of every model, to the end of the process. Tried with
+    tensorflow-probability 0.25.
+    """
+    import tensorflow_probability as tfp
+
+    cache = vars(tfp.bijectors.Bijector)["_cache"]
+    kept, cache.storage = cache.storage, type(cache.storage)()
+    try:
+        yield
+    finally:
+        cache.storage = kept
+
+
 def slice_gradient(slice_n: typing.Any, stack: typing.Any, n: typing.Any) -> typing.Any:
     """Zeros like `stack`, with `slice_n` at [n].
 

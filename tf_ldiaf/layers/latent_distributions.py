@@ -5,6 +5,7 @@ import typing
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_ldiaf.execution.private import bijector_values_forgotten
 from tf_ldiaf.layers.stacked import at
 from tf_ldiaf.probability.gaussians import fuse
 from tf_ldiaf.probability.noise import stateless_seed
@@ -87,6 +88,7 @@ class LatentPrior(_OverNodes):
         [z] = graph.descend(tf.shape(noise)[1:3], self._gates, visit, num_parts=1)
         return tf.transpose(z, [1, 2, 0, 3])
 
+    @bijector_values_forgotten()
     def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
         z, lead = _as_draws(z, self._batch_shape_tensor())
         nodes = tf.transpose(z, [2, 0, 1, 3])
@@ -145,6 +147,7 @@ class LatentPosterior(_OverNodes):
     def _noise(self):
         return tfd.Sample(tfd.Normal(0.0, 1.0), self._graph.node_dim)
 
+    @bijector_values_forgotten()
     def from_noise(self, noise: tf.Tensor) -> Draw:
         """Draws from it, with what the bounds need to know of them.
 
@@ -168,6 +171,7 @@ class LatentPosterior(_OverNodes):
         # One node and a batch of unknown size broadcast to a number of nodes that TensorFlow does not know.
         return Draw(*(_by_draw(tf.ensure_shape(p, [self._graph.num_nodes, *p.shape[1:]])) for p in parts))
 
+    @bijector_values_forgotten()
     def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
         z, lead = _as_draws(z, self._batch_shape_tensor())
         nodes = tf.transpose(z, [2, 0, 1, 3])

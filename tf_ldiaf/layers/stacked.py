@@ -10,9 +10,10 @@ import tensorflow as tf
 from tf_ldiaf.execution.private import slice_gradient
 from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.probability.activations import elu
+from tf_ldiaf.probability.gradients import custom_gradient
 
 
-@tf.custom_gradient
+@custom_gradient
 def at(stack: tf.Tensor, n: tf.Tensor | int) -> typing.Any:
     """stack[n]. In a loop TensorFlow keeps all that a slice's derivative takes, for every pass; this one takes n."""
     return stack[n], lambda upstream: (slice_gradient(upstream, stack, n), None)

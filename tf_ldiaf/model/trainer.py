@@ -147,7 +147,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
                 self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
         averaging = [AveragedInTests()] if self.compiled and self.optimizer.use_ema else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        callbacks = [EpochSchedules(), Watch(), *(callbacks or []), *averaging]
+        callbacks = [EpochSchedules(), *(callbacks or []), Watch(), *averaging]
         shuffle = shuffle and not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
         kwargs |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         try:

@@ -8,6 +8,8 @@ import typing
 import keras
 import tensorflow as tf
 
+from tf_ldiaf.probability.gradients import custom_gradient
+
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
 def elu(x: tf.Tensor) -> tf.Tensor:
@@ -18,13 +20,13 @@ def elu(x: tf.Tensor) -> tf.Tensor:
     return _elu(x)
 
 
-@tf.custom_gradient
+@custom_gradient
 def _elu(x) -> typing.Any:
     y = tf.where(x > 0.0, x, tf.exp(tf.minimum(x, 0.0)) - 1.0)
     return y, lambda upstream: upstream * (1.0 + tf.minimum(y, 0.0))
 
 
-@tf.custom_gradient
+@custom_gradient
 def softplus(x: tf.Tensor) -> typing.Any:
     """log(1 + exp(x)), for any x. It differs from tf.nn.softplus by 5e-7 at most.
 

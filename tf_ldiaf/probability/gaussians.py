@@ -5,6 +5,7 @@ import typing
 import tensorflow as tf
 
 from tf_ldiaf.probability.activations import softplus
+from tf_ldiaf.probability.gradients import custom_gradient
 
 # softplus(_SCALE_OFFSET) = 1: where the weights are small, scales start at 1.
 _SCALE_OFFSET = 0.5413248546129181
@@ -28,7 +29,7 @@ def fuse(top_down: tuple[tf.Tensor, tf.Tensor], bottom_up: tuple[tf.Tensor, tf.T
     return _fuse(*(part + zeros for part in (*top_down, *bottom_up)))  # of one shape
 
 
-@tf.custom_gradient
+@custom_gradient
 def _fuse(prior_loc, prior_scale, loc, scale) -> typing.Any:
     # Ratios of scales, not precisions: nothing overflows however small a scale is.
     norm = tf.sqrt(tf.square(prior_scale) + tf.square(scale))

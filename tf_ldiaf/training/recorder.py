@@ -8,7 +8,7 @@ import keras
 
 from tf_ldiaf import data
 from tf_ldiaf.config import Config
-from tf_ldiaf.errors import NonFiniteError
+from tf_ldiaf.errors import LDIAFError, NonFiniteError
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.execution.stopping import Request
 from tf_ldiaf.model.ldiaf import LDIAF
@@ -64,8 +64,7 @@ class Recorder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None) -> None:
         if self._is_spread():
             return  # replicas would have to meet once more for each question; they are asked when the epoch ends
-        if self.config.on_nonfinite == "stop":
-            self._check_finite()
+        self._check_steps()
         # Launches that were done before are empty; and after the last the epoch's end is at hand.
         if self.done_before <= batch < self.params["steps"] - 1 and self._is_due():
             counters = [variable.numpy().tolist() for variable in self._counters()]
@@ -73,8 +72,7 @@ class Recorder(keras.callbacks.Callback):
             self.request.obey()
 
     def on_test_begin(self, logs=None) -> None:
-        if self._is_spread() and self.config.on_nonfinite == "stop":
-            self._check_finite()
+        self._check_steps()
         # The model's means are still those of training.
         images = (self._steps_done() - self.begun_at) * self.batch_size
         self.images_per_second = images / (time.monotonic() - self.began)
@@ -140,17 +138,12 @@ class Recorder(keras.callbacks.Callback):
     def _is_spread(self):
         return self.model.distribute_strategy.num_replicas_in_sync > 1
 
-    def _check_finite(self):
-        first = self.model.nonfinite_steps.first_terms()
-        if first is not None:
-            step, terms = first
+    def _check_steps(self):
+        try:
+            self.model.check_steps()
+        except LDIAFError:
             self._write_best()
-            alone = " and `distribute=none`" if self._is_spread() else ""
-            raise NonFiniteError(
-                f"`learning_rate` must keep training finite. Received: {self.config.learning_rate}, with which "
-                f"{', '.join(terms)} in step {step} of the {self.phase} phase (epoch {self.epoch + 1}) were not; "
-                f"to resume with `on_nonfinite=skip`{alone} leaves such steps out."
-            )
+            raise
 
     def _counters(self):
         """Variables of what is counted over an epoch."""
