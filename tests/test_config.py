@@ -187,7 +187,7 @@ def test_a_graph_that_is_given_is_not_learned(edges, expected):
         ({"method": "ldiaf", "num_nodes": 1}, ["`num_nodes`", "at least 2", "ldiaf", "1"]),
         ({"method": "fc_vae", "num_nodes": 1}, ["`num_nodes`", "at least 2", "fc_vae", "1"]),
         ({"method": "graph_vae", "structure_epochs": 0}, ["`structure_epochs`", "at least 1", "graph_vae", "0"]),
-        ({"method": "fc_vae", "edges": "all"}, ["`edges`", "--method=graph_vae or", "fc_vae"]),
+        ({"method": "fc_vae", "edges": "all"}, ["`edges`", "`method=graph_vae` or", "fc_vae"]),
         ({"edges": "all", "initial_gate_prob": 0.9}, ["`initial_gate_prob`", "learned gates", "0.9"]),
         ({"edges": "5-1,1-2"}, ["`edges`", "5 >= PARENT > CHILD", "5-1,1-2"]),
         ({"edges": "6-1"}, ["`edges`", "5 >= PARENT", "6-1"]),

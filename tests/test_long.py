@@ -40,6 +40,9 @@ FLAGS = [
 ]  # fmt: skip
 
 
+NUM_KILLS = 200
+
+
 def start(folder, *flags):
     line = [sys.executable, "-u", "-c", TRAIN, f"--run_dir={folder}", *flags]
     return subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -59,15 +62,27 @@ def events(folder):
     return sorted(found)
 
 
-def test_a_training_killed_twenty_times_ends_like_an_uninterrupted_one(tmp_path):
+def test_a_training_killed_two_hundred_times_ends_like_an_uninterrupted_one(tmp_path):
+    """Kills at random moments over all phases, run after run until there were 200; each run ends to the same bits."""
     whole = start(tmp_path / "whole", *FLAGS)
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors
-    moments, kills, warnings, begins = random.Random(0), 0, 0, []
-    last, config = (tmp_path / "killed" / name for name in ("checkpoints/last.keras", "config.json"))
+    moments, kills, runs = random.Random(0), 0, 0
+    while kills < NUM_KILLS:
+        kills += killed_run(tmp_path / f"killed_{runs}", moments, NUM_KILLS - kills)
+        assert_same_run(RunFolder(tmp_path / f"killed_{runs}"), RunFolder(tmp_path / "whole"))
+        runs += 1
+    print(f"{kills} kills in {runs} runs.")
+    assert kills == NUM_KILLS
+
+
+def killed_run(folder, moments, most_kills):
+    """A training that is killed and resumed until it ends; how many times it was killed."""
+    kills, warnings, begins = 0, 0, []
+    last, config = folder / "checkpoints" / "last.keras", folder / "config.json"
     while True:
-        process = start(tmp_path / "killed", *(["--resume"] if config.exists() else FLAGS))
-        if kills < 20:
+        process = start(folder, *(["--resume"] if config.exists() else FLAGS))
+        if kills < most_kills:
             # One in four at any moment from the start on, the others after the first checkpoint of this process.
             at_any_moment = moments.random() < 0.25
             if not at_any_moment:
@@ -85,9 +100,10 @@ def test_a_training_killed_twenty_times_ends_like_an_uninterrupted_one(tmp_path)
         if process.returncode == 0:
             break
     print(f"{kills} kills; went on from the {'; '.join(begins)}; {warnings} times from the previous checkpoint.")
-    assert kills == 20
+    return kills
 
-    ours, theirs = RunFolder(tmp_path / "killed"), RunFolder(tmp_path / "whole")
+
+def assert_same_run(ours, theirs):
     histories = ([row | {"images_per_second": 0} for row in folder.read_history()] for folder in (ours, theirs))
     assert next(histories) == next(histories)
     assert ours.read_gates() == theirs.read_gates()
@@ -97,6 +113,40 @@ def test_a_training_killed_twenty_times_ends_like_an_uninterrupted_one(tmp_path)
         kept = (m.variables + (m.optimizer.variables if file == "last" else []) for m in models)
         for a, b in zip(*kept, strict=True):
             assert np.array_equal(a, b), (file, a.path)
+
+
+MODELS = """
+import gc, os, sys, numpy as np, keras, tf_ldiaf
+x = np.random.default_rng(0).integers(0, 2, (64, 6, 6)).astype("float32")
+
+def ours():
+    model = tf_ldiaf.LDIAF(num_nodes=2, node_dim=4, encoder_units=[32], decoder_units=[32])
+    model.compile("adam")
+    model.fit(x, verbose=0)
+
+def keras_s():
+    layers = [keras.layers.Dense(units, "elu") for units in (32, 8, 32)]
+    model = keras.Sequential([keras.layers.Flatten(), *layers, keras.layers.Dense(36)])
+    model.compile("adam", "mse", jit_compile=True)
+    model.fit(x, x.reshape(64, -1), verbose=0)
+
+for i in range(30):
+    {"ours": ours, "keras_s": keras_s}[sys.argv[1]]()
+    gc.collect()
+    pages = int(open("/proc/self/statm").read().split()[1])
+    print(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+"""
+
+
+def test_thirty_models_that_are_dropped_leave_no_more_than_keras_s(tmp_path):
+    growth = {}
+    for name in ("ours", "keras_s"):
+        line = [sys.executable, "-c", MODELS, name]
+        done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=True)
+        resident = [float(text) for text in done.stdout.split()]
+        growth[name] = (resident[-1] - resident[4]) / 25
+    print("MiB a model:", growth)
+    assert growth["ours"] < growth["keras_s"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")

@@ -53,3 +53,16 @@ def test_the_gradient_of_a_slice_is_zero_elsewhere(jit_compile):
         expected = np.zeros_like(stack)
         expected[n] = part
         np.testing.assert_array_equal(place(tf.constant(n)), expected)
+
+
+def test_bijectors_keep_values_within_the_block_only():
+    import tensorflow_probability as tfp
+
+    bijector, x = tfp.bijectors.Exp(), tf.constant([1.0])
+    outside = bijector.forward(x)
+    with private.bijector_values_forgotten():
+        within = bijector.forward(x)
+        assert within is not outside
+        assert bijector.inverse(within) is x  # it is kept here
+    assert bijector.inverse(outside) is x
+    assert bijector.inverse(within) is not x

@@ -43,11 +43,10 @@ def main() -> None:
     is_chief = distribution.is_chief(strategy)
     with folder.locked() if is_chief else contextlib.nullcontext(), distribution.one_voice(strategy):
         images = data.load_training(config, config.seed)
-        print(data.described(config, images), flush=True)
         training.check(config, images, strategy)
         if is_chief and not FLAGS.resume:
             folder.create(config, data.test_checksum(config))
-        print(f"Run folder: {folder.path}", flush=True)
+        print(f"{data.described(config, images)}\nRun folder: {folder.path}", flush=True)
         try:
             training.train(config, images, folder, strategy)
         except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """The images of a data set, split and binary: those that a model is trained with, and those of its test."""
 
-import pathlib
 import typing
 
 import numpy as np
@@ -12,6 +11,7 @@ from tf_ldiaf.data.binarization import binarize, threshold
 from tf_ldiaf.data.records import Records
 from tf_ldiaf.data.splits import Source
 from tf_ldiaf.errors import DataError
+from tf_ldiaf.paths import as_path
 
 _TEST_FRACTION = 0.2
 _TEST_SEED = 0  # the test set is the same whatever the run's seed: numbers stay comparable
@@ -110,7 +110,7 @@ def read_images(file: str) -> np.ndarray:
     Raises:
         DataError: the file is missing or unreadable, or its array does not hold images.
     """
-    arrays = as_pictures(npz.read_first(pathlib.Path(file), "`reconstruct`"), "`reconstruct`")
+    arrays = as_pictures(npz.read_first(as_path(file, "reconstruct"), "`reconstruct`"), "`reconstruct`")
     if not any(len(x) for x in arrays.values()):
         raise DataError(f"`reconstruct` must be an .npz file with images. Received: {file}, which has none.")
     [images] = arrays.values()

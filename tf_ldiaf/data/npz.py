@@ -21,7 +21,8 @@ _UNREADABLE = (
 def open_splits(path: pathlib.Path) -> dict[str, Source]:
     """The sets of a file with arrays such as x_train, x_val, x_test, see `splits.set_named`."""
     with _opened(path, "`dataset`") as file:
-        names, sums = file.files, {member.filename: member.CRC for member in file.zip.infolist()}
+        names = [name for name in file.files if "/" not in name]
+        sums = {member.filename: member.CRC for member in file.zip.infolist()}
     found = by_set(names, str(path))
     if "train" not in found:
         raise DataError(

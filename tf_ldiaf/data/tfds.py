@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import pathlib
+import re
 import shutil
 import typing
 
@@ -49,8 +50,9 @@ def _open(name, data_dir) -> dict[str, Records]:
     import tensorflow_datasets as tfds  # slow to import, and only needed here
 
     try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
+        builder = tfds.builder(name, data_dir=os.path.expanduser(data_dir) or None)
     except tfds.core.DatasetNotFoundError:
+        _check_depth(name, data_dir)
         near = ", ".join(difflib.get_close_matches(name, tfds.list_builders(), 3))
         hint = f" Did you mean {near}?" if near else ""
         raise DataError(
@@ -59,7 +61,7 @@ def _open(name, data_dir) -> dict[str, Records]:
     except Exception as error:
         raise DataError(f"`dataset` must be a data set that TFDS can open. Received: {name} ({error}).") from None
     if not builder.is_prepared():
-        _check_depth(name, builder)
+        _check_depth(name, data_dir)
         builder = _prepare(name, builder)
     features: typing.Any = builder.info.features
     if "image" not in features or "train" not in builder.info.splits:
@@ -76,14 +78,20 @@ def _open(name, data_dir) -> dict[str, Records]:
     return {ours: Records.of_split(builder, theirs) for ours, theirs in found.items()}
 
 
-def _check_depth(name, builder):
+def _check_depth(name, data_dir):
     """Says if the folder is within the data set, where its name is looked for once more."""
     import tensorflow_datasets as tfds
 
-    folder = pathlib.Path(builder.data_dir_root)
+    folder, first = pathlib.Path(data_dir), re.split(r"[/:]", name)[0]
     for above in itertools.islice(folder.parents, 2):
-        if builder.name in folder.parts[len(above.parts) :] and tfds.builder(name, data_dir=above).is_prepared():
-            raise DataError(f"`data_dir` must be the folder above {builder.name}, {above}. Received: {folder}.")
+        if first not in folder.parts[len(above.parts) :]:
+            continue
+        try:
+            is_there = tfds.builder(name, data_dir=above).is_prepared()
+        except Exception:  # TFDS has many
+            continue
+        if is_there:
+            raise DataError(f"`data_dir` must be the folder above {first}, {above}. Received: {folder}.")
 
 
 def _prepare(wanted, builder):

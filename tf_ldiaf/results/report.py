@@ -6,6 +6,7 @@ import networkx as nx
 
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import FileError
+from tf_ldiaf.paths import shown
 from tf_ldiaf.results.run_folder import RunFolder, best_row
 
 
@@ -47,7 +48,11 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.
         lines += [f"Given graph, parent -> child: {edges or 'no edges'}.", ""]
     lines += [f"![ELBO by epoch]({folder.curves_file.name})", "", "Test numbers and a SavedModel:", ""]
     return "\n".join(
-        [*lines, *(f"    python -m tf_ldiaf.{name} --run_dir={folder.path}" for name in ("evaluate", "export")), ""]
+        [
+            *lines,
+            *(f"    python -m tf_ldiaf.{name} --run_dir={shown(folder.path)}" for name in ("evaluate", "export")),
+            "",
+        ]
     )
 
 

@@ -20,6 +20,7 @@ from tf_ldiaf.layers.encoders import CELL
 from tf_ldiaf.layers.gates import edges_of, most_probable_graph
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.model.trainer import Objective
+from tf_ldiaf.paths import shown
 from tf_ldiaf.results import checkpoints, pictures, report
 from tf_ldiaf.results.checkpoints import Progress
 from tf_ldiaf.results.run_folder import RunFolder, best_row, write_atomically
@@ -171,7 +172,7 @@ class _Run:
         best = best_row(rows, "final")
         print(
             f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}. "
-            f"Next: python -m tf_ldiaf.evaluate --run_dir={folder.path}"
+            f"Next: python -m tf_ldiaf.evaluate --run_dir={shown(folder.path)}"
         )
 
     def train_phase(self, model, progress, log):
