@@ -129,8 +129,8 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
 
         Raises:
             DataError: pixels that the model cannot have.
-            NonFiniteError: a term or the gradient was infinite or not a number, and `on_nonfinite` is "stop". The
-                weights are those of the last step before.
+            NonFiniteError: a term or the gradient was infinite or not a number, and `on_nonfinite` is "stop". No
+                gradient of such a step, or of one with pixels that the model cannot have, has been learned from.
         """
         x = _images_of(x)
         is_plain = isinstance(x, np.ndarray) and shuffle and not kwargs.keys() & {"sample_weight", "steps_per_epoch"}
@@ -268,11 +268,11 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         values = self._with_norm(values, norm)
         is_bad = tf.concat([share_bad > 0.0, [tf.logical_not(tf.math.is_finite(norm))]], axis=0)
         self.nonfinite_steps.update_state(is_bad, step)
-        if replica.num_replicas_in_sync > 1:  # which could not sum within a condition
-            self._learn(gradients, values, weight)
-        else:
-            is_bad = tf.reduce_any(is_bad) | (num_bad_pixels > 0.0)
+        is_bad = tf.reduce_any(is_bad) | (num_bad_pixels > 0.0)
+        if self.objective.on_nonfinite == "skip":
             tf.cond(is_bad, lambda: None, lambda: self._learn(gradients, values, weight))
+        else:  # A condition would cost a twentieth of a step. Weights stay numbers until `check_steps` ends `fit`.
+            self._learn([tf.where(is_bad, 0.0, gradient) for gradient in gradients], values, weight)
 
     def _gradients(self, x, weight, step):
         """Of the loss, for each trainable variable; the `_values` that go with them; and how many pixels are bad."""
@@ -294,7 +294,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
 
     @staticmethod
     def _num_bad_pixels(x, is_grey=False):
-        return tf.reduce_sum(tf.cast(binarization.impossible(x, is_grey), tf.float32))
+        return _sum(tf.cast(binarization.impossible(x, is_grey), tf.float32))
 
     def _learn(self, gradients, values, weight):
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -350,9 +350,12 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
 
 def global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
     """The square root of the sum of all squares, as `tf.linalg.global_norm`."""
-    # By products with ones: XLA on a CPU takes eight times as long for full sums.
-    squares = [tf.linalg.matvec(tf.reshape(g, [-1, g.shape[-1]]) ** 2, tf.ones(g.shape[-1:])) for g in gradients]
-    return tf.sqrt(tf.add_n([tf.reduce_sum(rows) for rows in squares]))
+    return tf.sqrt(tf.add_n([_sum(g**2) for g in gradients]))
+
+
+def _sum(x):
+    # By a product with ones: XLA on a CPU takes eight times as long for full sums.
+    return tf.reduce_sum(tf.linalg.matvec(tf.reshape(x, [-1, x.shape[-1]]), tf.ones(x.shape[-1:])))
 
 
 def _images_of(x) -> typing.Any:
