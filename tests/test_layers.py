@@ -17,7 +17,7 @@ from tf_ldiaf.layers import (
     MixturePrior,
     StackedDense,
 )
-from tf_ldiaf.layers.stacked import at, dense_network
+from tf_ldiaf.layers.stacked import dense_network
 
 
 def drawn(shape, seed=0):
@@ -207,7 +207,7 @@ def test_gradients_of_one_network_in_a_loop_are_those_of_the_slices(bias_rows):
 
     def looped(k_0, b_0, k_1, b_1, x, scale):
         def add(n, total):
-            y = dense_network([(k_0, b_0), (k_1, b_1)], x, n) * at(scale, n)
+            y = dense_network([(k_0, b_0), (k_1, b_1)], x, n) * scale[n]
             return n + 1, total + tf.reduce_sum(tf.sin(y))
 
         return tf.while_loop(lambda n, _: n < 3, add, (0, 0.0), maximum_iterations=3)[1]

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from tf_ldiaf.execution import private
@@ -43,16 +42,6 @@ def test_workers_are_coordinated_by_an_interface_that_tensorflow_still_has():
 
     assert hasattr(context.context(), "configure_coordination_service")
     assert hasattr(tf.compat.v1.ConfigProto().experimental.coordination_config, "coordinated_job_list")
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_gradient_of_a_slice_is_zero_elsewhere(jit_compile):
-    stack, part = np.ones((4, 2, 3), "float32"), np.arange(6, dtype="float32").reshape(2, 3)
-    place = tf.function(lambda n: private.slice_gradient(part, tf.constant(stack), n), jit_compile=jit_compile)
-    for n in range(4):
-        expected = np.zeros_like(stack)
-        expected[n] = part
-        np.testing.assert_array_equal(place(tf.constant(n)), expected)
 
 
 def test_bijectors_keep_values_within_the_block_only():

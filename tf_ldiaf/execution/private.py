@@ -80,16 +80,3 @@ def bijector_values_forgotten() -> Iterator[None]:
         yield
     finally:
         cache.storage = kept
-
-
-def slice_gradient(slice_n: typing.Any, stack: typing.Any, n: typing.Any) -> typing.Any:
-    """Zeros like `stack`, with `slice_n` at [n].
-
-    TensorFlow has no public operation for it that XLA on a CPU computes as fast in a loop: with
-    `tf.tensor_scatter_nd_update` a training step takes a tenth longer. Tried with tensorflow 2.21.
-    """
-    import tensorflow as tf
-
-    return tf.raw_ops.StridedSliceGrad(
-        shape=tf.shape(stack), begin=[n], end=[n + 1], strides=[1], dy=slice_n, shrink_axis_mask=1
-    )

@@ -6,7 +6,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_ldiaf.execution.private import bijector_values_forgotten
-from tf_ldiaf.layers.stacked import at
 from tf_ldiaf.probability.gaussians import fuse
 from tf_ldiaf.probability.noise import stateless_seed
 
@@ -136,7 +135,7 @@ class LatentPosterior(_OverNodes):
 
     def _node(self, n, is_root, prior_loc, prior_scale) -> tfp.distributions.TransformedDistribution:  # pyright: ignore[reportInvalidTypeForm]
         """Of z_nT, given the prior that its parents give it."""
-        own = at(self._inferred.loc, n), at(self._inferred.scale, n)
+        own = self._inferred.loc[n], self._inferred.scale[n]
         fused = fuse((prior_loc, prior_scale), own)
         loc, scale = (tf.where(is_root, *pair) for pair in zip(own, fused, strict=True))
         steps = [tfb.Shift(loc), tfb.Scale(scale)]
@@ -159,7 +158,7 @@ class LatentPosterior(_OverNodes):
         """
 
         def visit(n, is_root, prior_loc, prior_scale):
-            bijector, noise_n = self._node(n, is_root, prior_loc, prior_scale).bijector, at(noise, n)
+            bijector, noise_n = self._node(n, is_root, prior_loc, prior_scale).bijector, noise[n]
             z = bijector.forward(noise_n)
             return z, prior_loc, prior_scale, bijector.forward_log_det_jacobian(noise_n, event_ndims=1)
 
@@ -217,7 +216,7 @@ def _given(nodes, visit):
     """A visit of `descend` that takes z from `nodes` [N, S, B, D] and gives what `visit(n, z_n, ...)` returns, too."""
 
     def visit_given(n, *prior):
-        return at(nodes, n), *visit(n, at(nodes, n), *prior)
+        return nodes[n], *visit(n, nodes[n], *prior)
 
     return visit_given
 

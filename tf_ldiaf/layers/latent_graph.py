@@ -11,7 +11,6 @@ from tf_ldiaf.layers.gates import Gates
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
 from tf_ldiaf.layers.networks import GaussianNetworks
 from tf_ldiaf.layers.priors import MixturePrior
-from tf_ldiaf.layers.stacked import at
 from tf_ldiaf.probability.noise import standard_normal
 
 
@@ -143,7 +142,7 @@ class LatentGraph(Float32Layer):
                 return zeros, zeros + 1.0
             # The root has no network; what another's would give for it is not used.
             n = tf.minimum(n, num_nodes - 2)
-            gated = at(gates, n)[..., tf.newaxis] * parents
+            gated = tf.expand_dims(gates[n], -1) * parents
             width = (num_nodes - 1) * node_dim
             loc, scale, _ = top_down(n, tf.reshape(gated, tf.concat([tf.shape(gated)[:-2], [width]], axis=0)))
             return tf.where(is_root, 0.0, loc), tf.where(is_root, 1.0, scale)

@@ -7,16 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf.execution.private import slice_gradient
 from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.probability.activations import elu
-from tf_ldiaf.probability.gradients import custom_gradient
-
-
-@custom_gradient
-def at(stack: tf.Tensor, n: tf.Tensor | int) -> typing.Any:
-    """stack[n]. In a loop TensorFlow keeps all that a slice's derivative takes, for every pass; this one takes n."""
-    return stack[n], lambda upstream: (slice_gradient(upstream, stack, n), None)
 
 
 def dense_network(weights, inputs: tf.Tensor, n: tf.Tensor | int | None = None) -> tf.Tensor:
@@ -39,10 +31,10 @@ def dense_network(weights, inputs: tf.Tensor, n: tf.Tensor | int | None = None) 
 
 def _one_layer(inputs, kernel, bias, n):
     """inputs [..., B, in] times the kernel [in, out] at n, as one product of two matrices, and the bias at n."""
-    rows = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), at(kernel, n))
+    rows = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernel[n])
     shape = tf.concat([tf.shape(inputs)[:-1], [kernel.shape[-1]]], axis=0)
     if bias.shape[1] != 1:
-        return tf.reshape(rows, shape) + at(bias, n)
+        return tf.reshape(rows, shape) + bias[n]
     # Not after the reshape: TensorFlow's graph optimizer takes that for a bias of the product, and drops the reshape.
     return tf.reshape(rows + _shared_at(bias, n), shape)
 
