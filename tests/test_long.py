@@ -45,7 +45,8 @@ NUM_KILLS = 200
 
 def start(folder, *flags):
     line = [sys.executable, "-u", "-c", TRAIN, f"--run_dir={folder}", *flags]
-    return subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}  # a program imports TensorFlow before the command is run
+    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def modified(file):

@@ -82,6 +82,13 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
             jit_compile: whether XLA compiles the steps.
             kwargs: Keras's.
         """
+        choices = {
+            "binarization": (binarization, ("none", "threshold", "dynamic")),
+            "on_nonfinite": (on_nonfinite, ("stop", "skip")),
+        }
+        for name, (value, possible) in choices.items():
+            if value not in possible:
+                raise ValueError(f"{name} must be {' or '.join(possible)}. Received: {value}.")
         optimizer = typing.cast(keras.optimizers.Optimizer, keras.optimizers.get(optimizer))
         if not optimizer.built:
             # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
@@ -133,6 +140,8 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
                 gradient of such a step, or of one with pixels that the model cannot have, has been learned from.
         """
         x = _images_of(x)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1. Received: {batch_size}.")
         is_plain = isinstance(x, np.ndarray) and shuffle and not kwargs.keys() & {"sample_weight", "steps_per_epoch"}
         if isinstance(x, np.ndarray):
             self._check_array(x, self._takes_grey)
@@ -193,6 +202,8 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
 
     @staticmethod
     def _check_array(x, is_grey=False):
+        if not x.ndim or not len(x):
+            raise DataError(f"`x` must have at least one image. Received: an array of shape {x.shape}.")
         for start in range(0, len(x), _CHECKED_AT_ONCE):
             part = x[start : start + _CHECKED_AT_ONCE]
             impossible = binarization.impossible(part, is_grey)
