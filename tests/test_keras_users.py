@@ -147,6 +147,44 @@ def test_grey_images_are_for_a_dynamic_binarization():
         model.fit(GREY, validation_data=GREY, verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_nodes": 0}, r"`num_nodes` must be in \[1, 1000\]\. Received: 0\."),
+        ({"node_dim": 2.5}, r"`node_dim` must be a whole number\. Received: 2\.5\."),
+        ({"num_flow_steps": -1}, r"`num_flow_steps` must be in \[0, 1000\]\. Received: -1\."),
+        ({"encoder_units": 8}, r"`encoder_units` must be a list of whole numbers\. Received: 8\."),
+        ({"edges": [(1, 2)]}, r"edges must be pairs \(parent, child\)"),
+    ],
+)
+def test_a_model_speaks_of_its_own_arguments(settings, words):
+    with pytest.raises(ValueError, match=words):
+        LDIAF(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"binarization": "grey"}, "binarization must be dynamic or none. Received: grey"),
+        ({"on_nonfinite": "ignore"}, "`on_nonfinite` must be one of stop, skip. Received: ignore"),
+        ({"kl_warmup_epochs": -1}, "`kl_warmup_epochs` must be at least 0. Received: -1"),
+        ({"seed": None}, "`seed` must be a whole number. Received: null"),
+    ],
+)
+def test_compile_speaks_of_its_own_arguments(settings, words, model):
+    with pytest.raises(ValueError, match=words.replace(".", r"\.")):
+        LDIAF().compile(**settings)
+
+
+def test_fit_speaks_of_its_own_arguments(model):
+    with pytest.raises(DataError, match=r"`x` must have at least one image\. Received: an array of shape \(0, 4, 4\)"):
+        model.fit(X[:0])
+    with pytest.raises(ValueError, match=r"batch_size must be at least 1\. Received: 0\."):
+        model.fit(X, batch_size=0)
+    with pytest.raises(ValueError, match=r"num must be at least 1\. Received: 0\."):
+        model.sample(0)
+
+
 def test_schedules_go_on_where_the_last_fit_ended():
     once, often = make(kl_warmup_epochs=3), make(kl_warmup_epochs=3)
     once.fit(X, epochs=5, batch_size=8, verbose=0)

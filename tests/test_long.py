@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from test_cli import REPO, environment
 
+from tf_ldiaf import cli
 from tf_ldiaf.results import checkpoints
 from tf_ldiaf.results.run_folder import RunFolder
 
@@ -45,8 +46,13 @@ NUM_KILLS = 200
 
 def start(folder, *flags):
     line = [sys.executable, "-u", "-c", TRAIN, f"--run_dir={folder}", *flags]
-    env = environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}  # a program imports TensorFlow before the command is run
-    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process):
+    """Output and errors, without what TensorFlow says when a program imports it before the command is run."""
+    output, errors = process.communicate()
+    return output, "".join(line for line in errors.splitlines(True) if not cli._CHATTER.search(line))
 
 
 def modified(file):
@@ -66,7 +72,7 @@ def events(folder):
 def test_a_training_killed_two_hundred_times_ends_like_an_uninterrupted_one(tmp_path):
     """Kills at random moments over all phases, run after run until there were 200; each run ends to the same bits."""
     whole = start(tmp_path / "whole", *FLAGS)
-    _, errors = whole.communicate()
+    _, errors = ended(whole)
     assert whole.returncode == 0, errors
     moments, kills, runs = random.Random(0), 0, 0
     while kills < NUM_KILLS:
@@ -94,7 +100,7 @@ def killed_run(folder, moments, most_kills):
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
-        output, errors = process.communicate()
+        output, errors = ended(process)
         begins += [" ".join(found) for found in re.findall(r"(\w+) phase:.*\nContinuing after (\S+)", output)]
         warnings += errors.count("Warning:")
         assert errors.count("\n") == errors.count("Warning:"), errors
@@ -157,20 +163,20 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_intact(tmp_path)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=True)
     try:
         process = start(disk / "run", *FLAGS)
-        _, errors = process.communicate()
+        _, errors = ended(process)
         assert process.returncode == 2
         assert re.fullmatch(r"\S+: \S+ must be a folder that can be written\. Received: .*No space left.*\n", errors)
         files = sorted(file.name for file in (disk / "run" / "checkpoints").iterdir())
         print("A full disk:", errors.strip(), "Kept:", files)
         assert not any(name.startswith("part-") for name in files)
         process = start(disk / "run", "--resume")
-        _, errors = process.communicate()
+        _, errors = ended(process)
         assert process.returncode == 2
         assert errors.count("\n") == 1
         assert "No space left" in errors
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         process = start(disk / "run", "--resume")
-        output, errors = process.communicate()
+        output, errors = ended(process)
         assert process.returncode == 0
         assert errors == ""
         assert "Continuing after" in output

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from tf_ldiaf import Config
-from tf_ldiaf.errors import ConfigError, FileError
+from tf_ldiaf.errors import FileError
 from tf_ldiaf.results import run_folder
 from tf_ldiaf.results.run_folder import RunFolder
 
@@ -125,7 +125,7 @@ def test_files_that_are_missing_or_damaged(folder):
     info = folder.read_info()
     info["settings"]["learning_rat"] = 1
     folder.config_file.write_text(json.dumps(info))
-    with pytest.raises(ConfigError, match=r"learning_rat. Did you mean learning_rate"):
+    with pytest.raises(FileError, match=r"learning_rat. Did you mean learning_rate"):
         folder.read_config()
 
 

@@ -148,7 +148,7 @@ def _without_marks(arguments, place):
     for i, argument in enumerate(arguments):
         name = argument.partition("=")[2] if re.match("--?flagfile=", argument) else argument
         is_file = name != argument or (i and arguments[i - 1] in ("--flagfile", "-flagfile"))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):
             content = pathlib.Path(name).expanduser().read_bytes() if is_file else b""
             encoding = next((known for mark, known in _MARKS.items() if content.startswith(mark)), None)
             if encoding:

@@ -63,9 +63,9 @@ class DataSettings(Checked):
     @property
     def dataset_name(self) -> str:
         """`dataset`, without the folders above a file: where it lay concerns no reader of a table or model card."""
-        path = pathlib.PurePath(self.dataset)
+        path = pathlib.Path(self.dataset)
         is_file = path.is_absolute() or path.suffix == ".npz" or self.dataset.startswith((".", "~"))
-        return path.name if is_file else self.dataset
+        return (path.name or path.resolve().name or str(path)) if is_file else self.dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,9 +281,11 @@ class Config(ExecutionSettings, TrainingSettings, ModelSettings, DataSettings):
                 f"`epochs` must be at least {self.epochs}, as in the run to resume, which can only be made longer. "
                 f"Received: {changed.epochs}."
             )
-        for name, value in given.items():
-            if value != getattr(changed, name):
-                ours, theirs = ("nothing" if text == "" else text for text in (getattr(self, name), value))
+        wanted = dataclasses.replace(self, **given)
+        for name in given:
+            if getattr(wanted, name) != getattr(changed, name):
+                pair = (getattr(self, name), getattr(wanted, name))
+                ours, theirs = ("nothing" if value == "" else to_text(value) for value in pair)
                 raise ConfigError(
                     f"`{name}` must be {ours} as in the run to resume; only `dataset`, `data_dir`, `on_nonfinite`, "
                     f"`distribute` and more `epochs` are taken. Received: {theirs}."

@@ -62,6 +62,16 @@ def to_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def checked(settings: type[Checked], **values: Any) -> dict[str, Any]:
+    """The values, each as the setting of that name admits it.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    return {name: _checked(fields[name], value) for name, value in values.items()}
+
+
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     """`value` if the setting admits it (an int for a float setting becomes a float)."""
     kind, name = kind_of(field), field.name

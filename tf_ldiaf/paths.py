@@ -1,14 +1,16 @@
 """Paths that users give, and whose the files are that lie there."""
 
+import json
 import os
 import pathlib
 import shlex
 
 from tf_ldiaf.errors import FileError
 
-# Every file that a command may write outside a run says this somewhere at its beginning or end.
+# Every file that a command may write outside a run says so, each kind in its way; see `is_ours`.
 MARK = "tf_ldiaf"
-_SEARCHED = 2**16  # bytes at either end
+_SAVED_MODEL = {"README.md", "assets", "curves.png", "fingerprint.pb", "graph.json", "graph.png", "samples.png"}
+_SAVED_MODEL |= {"saved_model.pb", "variables"}
 
 
 def as_path(path: str | os.PathLike, argument: str) -> pathlib.Path:
@@ -33,16 +35,21 @@ def shown(path: str | os.PathLike) -> str:
 
 
 def is_ours(path: pathlib.Path) -> bool:
-    """Whether this package wrote the file, or the folder as a SavedModel."""
-    if path.is_dir():
-        return (path / "saved_model.pb").is_file() and is_ours(path / "README.md")
+    """Whether this package wrote the file (a picture, arrays or a graph), or all of the folder as a SavedModel."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(_SEARCHED)
-            file.seek(max(0, path.stat().st_size - _SEARCHED))
-            return MARK.encode() in start + file.read()
-    except OSError:
+        if path.is_dir():
+            names = {file.name for file in path.iterdir()}
+            is_saved_model = "saved_model.pb" in names and names <= _SAVED_MODEL
+            return is_saved_model and f"made with {MARK}" in (path / "README.md").read_text()
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            return json.loads(content)["graph"]["made_by"] == MARK
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+    marks = {".png": b"Software\0" + MARK.encode(), ".dot": f"// {MARK}\n".encode()}
+    if path.suffix in marks:
+        return marks[path.suffix] in content[:200]
+    return path.suffix == ".npz" and content.endswith(MARK.encode())  # the archive's comment
 
 
 def check_free(path: pathlib.Path, argument: str) -> None:

@@ -24,6 +24,8 @@ def main() -> None:
         raise ConfigError(f"--saved_model must be a folder with a SavedModel. Received: {FLAGS.saved_model}.")
     if not (FLAGS.out or FLAGS.graph):
         raise ConfigError("--out or --graph must be given. Received: neither.")
+    if FLAGS.out and FLAGS.out == FLAGS.graph:
+        raise ConfigError(f"--out and --graph must be different files. Received: {FLAGS.out} for both.")
     _check_output("out", (".png",))
     _check_output("graph", (".png", ".dot", ".json"))
     with cli.quiet_tensorflow():

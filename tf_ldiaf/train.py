@@ -42,6 +42,8 @@ def main() -> None:
         strategy = distribution.make_strategy(config.distribute, request.obey)
     is_chief = distribution.is_chief(strategy)
     with folder.locked() if is_chief else contextlib.nullcontext(), distribution.one_voice(strategy):
+        if is_chief and not FLAGS.resume:
+            folder.check_new(FLAGS.overwrite)  # again, for something may have been put there meanwhile
         images = data.load_training(config, config.seed)
         training.check(config, images, strategy)
         if is_chief and not FLAGS.resume:

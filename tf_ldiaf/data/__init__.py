@@ -1,7 +1,6 @@
 """Images: from a data set to binary images, split, and to the batches that a model is trained and evaluated on."""
 
 from tf_ldiaf.data.batches import (
-    epoch_batches,
     evaluation_batch_size,
     evaluation_batches,
     launches_per_epoch,
@@ -15,7 +14,7 @@ from tf_ldiaf.data.images import TrainingImages, described, load_test, load_trai
 from tf_ldiaf.data.records import Records
 
 __all__ = [
-    "Records", "TrainingImages", "described", "draw", "epoch_batches",
+    "Records", "TrainingImages", "described", "draw",
     "evaluation_batch_size", "evaluation_batches", "launches_per_epoch",
     "load_test", "load_training", "num_evaluation_batches", "read_images", "steps_per_epoch", "test_checksum",
     "training_batches",

@@ -13,7 +13,10 @@ from tf_ldiaf.errors import DataError
 
 def open_splits(path: pathlib.Path) -> dict[str, Source]:
     """The sets in folders such as train, val, test, see `splits.set_named`. Without them, all images are train."""
-    folders = sorted(file.name for file in path.iterdir() if file.is_dir() and not file.name.startswith("."))
+    try:
+        folders = sorted(file.name for file in path.iterdir() if file.is_dir() and not file.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"`dataset` must be a folder that can be read. Received: {path} ({error.strerror}).") from None
     parts = by_set(folders, str(path))
     if parts and "train" not in parts:
         raise DataError(f"`dataset` must have a folder train beside {' and '.join(parts.values())}. Received: {path}.")

@@ -100,16 +100,19 @@ def _prepare(wanted, builder):
 
     name, folder = builder.info.full_name, builder.data_dir_root
     print(f"Preparing {name} in {folder} with TFDS.", flush=True)
-    before = _entries(folder)
+    was_there, new = os.path.isdir(folder), [".lock"]
+    new = [name for name in new if not os.path.exists(os.path.join(folder, name))]
     tfds.disable_progress_bar()  # it would stay on the screen, broken, where there is no network
     try:
         with _one_at_a_time(folder), no_download_retries():
+            # Not before: another process may have had the lock.
+            new += [name for name in ("downloads", builder.name) if not os.path.exists(os.path.join(folder, name))]
             builder = tfds.builder(wanted, data_dir=folder)  # which another process may have prepared meanwhile
             if not builder.is_prepared():
                 builder.download_and_prepare()
         return builder
     except Exception as error:
-        _remove(folder, before)
+        _remove(folder, new, was_there)
         reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
         raise DataError(
             f"`dataset={builder.name}` is not prepared in {folder} and cannot be downloaded from here "
@@ -118,20 +121,15 @@ def _prepare(wanted, builder):
         ) from None
 
 
-def _entries(folder):
-    """What is in a folder; None if there is none, or if it is a bucket."""
-    return set(os.listdir(folder)) if os.path.isdir(folder) else None
-
-
-def _remove(folder, before):
-    """Removes what a download that failed has left beside what was there before."""
-    for entry in (_entries(folder) or set()) - (before or set()):
-        path = os.path.join(folder, entry)
+def _remove(folder, names, was_there):
+    """Removes what a download that failed has left: what is called so, and the folder itself if it was made for it."""
+    for name in names:
+        path = os.path.join(folder, name)
         if os.path.isdir(path):
             shutil.rmtree(path, ignore_errors=True)
-        else:
+        elif os.path.exists(path):
             os.unlink(path)
-    if before is None and _entries(folder) == set():
+    if not was_there and os.path.isdir(folder) and not os.listdir(folder):
         os.rmdir(folder)
 
 

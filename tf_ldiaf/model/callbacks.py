@@ -20,11 +20,12 @@ class EpochSchedules(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         model: typing.Any = self.model
+        model.check_steps()  # before another callback keeps the epoch as a good one
         model.epochs_done.assign_add(1)
 
 
 class Watch(keras.callbacks.Callback):
-    """Ends `fit` if a step went wrong: seen after steps 1, 2, 4, 8 ... of an epoch and at its end.
+    """Ends `fit` if a step went wrong: seen after steps 1, 2, 4, 8 ... of an epoch and before its validation.
 
     To look costs a moment in which the next step does not begin, so it does not look after every step.
     """
@@ -36,9 +37,6 @@ class Watch(keras.callbacks.Callback):
     def on_test_begin(self, logs: dict | None = None) -> None:
         self._look()
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._look()
-
     def _is_alone(self):
         model: typing.Any = self.model
         return model.distribute_strategy.num_replicas_in_sync == 1  # else all would have to meet
@@ -46,22 +44,3 @@ class Watch(keras.callbacks.Callback):
     def _look(self):
         model: typing.Any = self.model
         model.check_steps()
-
-
-class AveragedInTests(keras.callbacks.SwapEMAWeights):
-    """Averaged weights are in the model while it is validated, and only then."""
-
-    swapped = False
-
-    def on_test_begin(self, logs: dict | None = None) -> None:
-        super().on_test_begin(logs)
-        self.swapped = True
-
-    def on_test_end(self, logs: dict | None = None) -> None:
-        super().on_test_end(logs)
-        self.swapped = False
-
-    def put_back(self) -> None:
-        """Takes the averaged weights out of the model, if a validation was broken off."""
-        if self.swapped:
-            self.on_test_end()

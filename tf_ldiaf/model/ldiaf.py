@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 
 from tf_ldiaf.config import Config, ModelSettings
 from tf_ldiaf.data import binarization
+from tf_ldiaf.fields import checked
 from tf_ldiaf.layers.encoders import make_decoder, make_encoder
 from tf_ldiaf.layers.gates import Gates, edges_of
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
@@ -85,6 +86,10 @@ class LDIAF(Trainer):
         super().__init__(**kwargs)
         if self.dtype_policy.name != "float32":
             raise ValueError(f"dtype must be float32. Received: {self.dtype_policy.name}.")
+        sizes = {"num_nodes": num_nodes, "node_dim": node_dim, "num_flow_steps": num_flow_steps}
+        units = {"encoder_units": encoder_units, "decoder_units": decoder_units, "channels": channels}
+        units |= {"node_units": node_units, "flow_units": flow_units, "context_dim": context_dim}
+        checked(ModelSettings, **sizes, **units, root_components=root_components, initial_gate_prob=initial_gate_prob)
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
         self.own_encoder, self.own_decoder = encoder is not None, decoder is not None
@@ -295,9 +300,11 @@ class LDIAF(Trainer):
             images: [num, ...], draws of 0 and 1.
 
         Raises:
-            ValueError: the model was neither fitted, loaded, called nor built.
+            ValueError: the model was neither fitted, loaded, called nor built; or `num` is an int below 1.
         """
         self._check_built("sample")
+        if isinstance(num, int) and num < 1:
+            raise ValueError(f"num must be at least 1. Received: {num}.")
         noise_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, 2])))
         return self._pictures(self.prior().sample(tf.cast(num, tf.int32), seed=noise_seed), image_seed)
 

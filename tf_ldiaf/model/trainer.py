@@ -10,7 +10,8 @@ from tf_ldiaf.config import TrainingSettings
 from tf_ldiaf.data import batches, binarization
 from tf_ldiaf.errors import DataError, NonFiniteError
 from tf_ldiaf.execution.private import WithoutSymbolicBuild, without_gradient_sum
-from tf_ldiaf.model.callbacks import AveragedInTests, EpochSchedules, Watch
+from tf_ldiaf.fields import checked
+from tf_ldiaf.model.callbacks import EpochSchedules, Watch
 from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps, TermMeans, Total
 from tf_ldiaf.probability.bounds import Terms
 
@@ -48,6 +49,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         self.kl_weight = self.add_weight(name="kl_weight", initializer="ones", trainable=False)
         self.epochs_done = self.add_weight(name="epochs_done", dtype="int32", initializer="zeros", trainable=False)
         self.evaluated_images, self.bad_pixels = Total("evaluated_images"), Total("bad_pixels")
+        self.bad_pixels_predicted = Total("bad_pixels_predicted")
 
     def compile(
         self,
@@ -82,13 +84,14 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
             jit_compile: whether XLA compiles the steps.
             kwargs: Keras's.
         """
-        choices = {
-            "binarization": (binarization, ("none", "threshold", "dynamic")),
-            "on_nonfinite": (on_nonfinite, ("stop", "skip")),
-        }
-        for name, (value, possible) in choices.items():
-            if value not in possible:
-                raise ValueError(f"{name} must be {' or '.join(possible)}. Received: {value}.")
+        if binarization not in ("none", "threshold", "dynamic"):
+            raise ValueError(f"binarization must be dynamic or none. Received: {binarization}.")
+        checked(
+            TrainingSettings,
+            **{"seed": seed, "clip_norm": clip_norm, "kl_warmup_epochs": kl_warmup_epochs, "edge_cost": edge_cost},
+            **{"structure_epochs": structure_epochs, "final_temperature": final_temperature},
+            on_nonfinite=on_nonfinite,
+        )
         optimizer = typing.cast(keras.optimizers.Optimizer, keras.optimizers.get(optimizer))
         if not optimizer.built:
             # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
@@ -123,7 +126,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
-        callbacks: list | None = None,
+        callbacks: typing.Any = None,
         validation_split: float = 0.0,
         validation_data=None,
         shuffle: bool = True,
@@ -142,28 +145,30 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         x = _images_of(x)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1. Received: {batch_size}.")
-        is_plain = isinstance(x, np.ndarray) and shuffle and not kwargs.keys() & {"sample_weight", "steps_per_epoch"}
+        others = kwargs.keys() & {"sample_weight", "class_weight", "steps_per_epoch"}
+        is_plain = isinstance(x, np.ndarray) and shuffle and not others
         if isinstance(x, np.ndarray):
             self._check_array(x, self._takes_grey)
         if is_plain and validation_split and validation_data is None:
             num = int(len(x) * (1.0 - validation_split))
             x, validation_data, validation_split = x[:num], x[num:], 0.0
-        if is_plain and tf.distribute.get_strategy().num_replicas_in_sync == 1 and self.compiled:
+        if is_plain and self.distribute_strategy.num_replicas_in_sync == 1 and self.compiled:
+            kwargs.setdefault("validation_batch_size", batch_size)
             order = {"batch_size": batch_size or 32, "seed": self.objective.seed, "epoch": self.epochs_done.value}
             x, y, batch_size, shuffle = batches.epoch_batches(x, **order), None, None, False
         if self.built and self.compiled:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
-        averaging = [AveragedInTests()] if self.compiled and self.optimizer.use_ema else []
+        averaging = [keras.callbacks.SwapEMAWeights()] if self.compiled and self.optimizer.use_ema else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        callbacks = [EpochSchedules(), *(callbacks or []), Watch(), *averaging]
+        callbacks = [EpochSchedules(), *keras.tree.flatten(callbacks or []), Watch(), *averaging]
         shuffle = shuffle and not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
         kwargs |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         try:
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
         finally:
             for callback in averaging:
-                callback.put_back()
+                callback.on_test_end()  # if a validation was broken off, averaged weights are in the model
 
     def evaluate(self, x=None, *args, return_dict: bool = False, **kwargs) -> typing.Any:
         """As Keras's; a list is in the order of `metrics_names`.
@@ -187,10 +192,28 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         x = _images_of(x)
         if isinstance(x, np.ndarray):
             self._check_array(x)
-        self.bad_pixels.reset_state()
+        self.bad_pixels_predicted.reset_state()
         codes: typing.Any = super().predict(x, *args, **kwargs)
-        self.check_pixels()
+        self.check_pixels(counted=self.bad_pixels_predicted)
         return codes
+
+    def train_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
+        """As Keras's; a list is in the order of `metrics_names`. Errors as of `fit`."""
+        self._check_array(np.asarray(_images_of(x)), self._takes_grey)
+        logs = super().train_on_batch(x, *args, return_dict=True, **kwargs)
+        self.check_steps()
+        return logs if return_dict else [logs[name] for name in self.metrics_names if name in logs]
+
+    def test_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
+        """As Keras's; a list is in the order of `metrics_names`. Errors as of `evaluate`."""
+        self._check_array(np.asarray(_images_of(x)))
+        logs = super().test_on_batch(x, *args, return_dict=True, **kwargs)
+        return logs if return_dict else [logs[name] for name in self.metrics_names]
+
+    def predict_on_batch(self, x) -> np.ndarray:
+        """The code of each image; errors as of `predict`."""
+        self._check_array(np.asarray(_images_of(x)))
+        return super().predict_on_batch(x)  # pyright: ignore[reportReturnType]
 
     @property
     def metrics_names(self) -> list[str]:
@@ -212,13 +235,13 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
                 found = part[impossible].flat[0]
                 raise binarization.impossible_pixel(is_grey, f"{found} in image {first}")
 
-    def check_pixels(self, is_grey: bool = False) -> None:
-        """Says if `train_step`, `test_step` or `predict_step` was given pixels that the model cannot have.
+    def check_pixels(self, is_grey: bool = False, counted: Total | None = None) -> None:
+        """Says if `train_step` or `test_step` was given pixels that the model cannot have; or what `counted` them.
 
         Raises:
             DataError: it was.
         """
-        num = int(self.bad_pixels.result())
+        num = int((counted or self.bad_pixels).result())
         if num:
             raise binarization.impossible_pixel(is_grey, f"{num} others")
 
@@ -235,7 +258,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
             step, terms = first
             raise NonFiniteError(
                 "`learning_rate` must keep training finite. Received: one with which "
-                f"{', '.join(terms)} in step {step} of the epoch {int(self.epochs_done.numpy()) + 1} were not; "
+                f"{', '.join(terms)} in step {step} of the training were not; "
                 "`on_nonfinite=skip` leaves such steps out."
             )
 
@@ -247,7 +270,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         """
         x, num_steps, weight = keras.utils.unpack_x_y_sample_weight(data)
         x, step = _images_of(x), self._program(self._step, "step")
-        if num_steps is None or len(num_steps.shape):
+        if num_steps is None or not tf.is_tensor(num_steps) or num_steps.shape.rank:
             step(x, weight)
         else:
             tf.while_loop(lambda i: i < num_steps, lambda i: (step(x[i], None), i + 1)[1:], [0])
@@ -269,17 +292,17 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
         step = tf.cast(self.optimizer.iterations, tf.int32)
         gradients, values, num_bad_pixels = self._program(self._gradients, "gradients")(x, weight, step)
         self.bad_pixels.update_state(num_bad_pixels)
-        share_bad = self._share_bad(values)
+        shares = tf.concat([self._share_bad(values), [num_bad_pixels]], axis=0)
         replica: typing.Any = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync > 1:
-            gradients, share_bad = replica.all_reduce(tf.distribute.ReduceOp.MEAN, (gradients, share_bad))
+            gradients, shares = replica.all_reduce(tf.distribute.ReduceOp.MEAN, (gradients, shares))
         norm = global_norm(gradients)
         if self.objective.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.objective.clip_norm, norm)
         values = self._with_norm(values, norm)
-        is_bad = tf.concat([share_bad > 0.0, [tf.logical_not(tf.math.is_finite(norm))]], axis=0)
+        is_bad = tf.concat([shares[:-1] > 0.0, [tf.logical_not(tf.math.is_finite(norm))]], axis=0)
         self.nonfinite_steps.update_state(is_bad, step)
-        is_bad = tf.reduce_any(is_bad) | (num_bad_pixels > 0.0)
+        is_bad = tf.reduce_any(is_bad) | (shares[-1] > 0.0)
         if self.objective.on_nonfinite == "skip":
             tf.cond(is_bad, lambda: None, lambda: self._learn(gradients, values, weight))
         else:  # A condition would cost a twentieth of a step. Weights stay numbers until `check_steps` ends `fit`.
@@ -331,7 +354,7 @@ class Trainer(WithoutSymbolicBuild, keras.Model):
 
     def predict_step(self, data) -> tf.Tensor:
         x = _images_of(keras.utils.unpack_x_y_sample_weight(data)[0])
-        self.bad_pixels.update_state(self._num_bad_pixels(x))
+        self.bad_pixels_predicted.update_state(self._num_bad_pixels(x))
         return self.codes_and_innovations(self.encoded(x))[0]
 
     def _shown(self, **logs):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf import data
-from tf_ldiaf.errors import DataError, FileError
+from tf_ldiaf.errors import DataError, FileError, NonFiniteError
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.model.metrics import ActiveUnits
@@ -32,7 +32,7 @@ def load_best(folder: RunFolder) -> LDIAF:
     if model.gates.fixed is None:
         raise FileError(
             f"`run_dir` must hold a run whose final phase has begun. Received: {folder.path}, which was still "
-            "learning its gates; `resume` continues it."
+            "learning its gates; the command train continues it."
         )
     return model
 
@@ -57,6 +57,12 @@ def evaluate(
         data_dir: where TFDS keeps its data sets; as in the run by default.
         strategy: what `distribution.make_strategy` made, or None: one device.
 
+    Raises:
+        FileError, CheckpointError: the folder has no usable model.
+        DataError: the images cannot be read, or are not those that were there when the run was trained.
+        NonFiniteError: a bound is infinite or not a number.
+        WorkerError: the workers of a cluster do not agree.
+
     Returns:
         The metrics, ready for JSON: `test_elbo`, `test_log_likelihood` and their parts in nats with
         `_stderr` (standard error of the mean over images), and what they were measured on.
@@ -80,6 +86,8 @@ def evaluate(
     active = ActiveUnits((model.num_nodes, model.node_dim))
     active.update_state(values["innovations"])
 
+    if not all(np.isfinite(value).all() for value in values.values()):
+        raise NonFiniteError(f"`run_dir` must hold a model with finite bounds. Received: {folder.path}, which has not.")
     metrics: dict[str, typing.Any] = {}
     for name in ("elbo", "log_likelihood", "reconstruction"):
         metrics[f"test_{name}"], metrics[f"test_{name}_stderr"] = _mean_and_stderr(values[name])

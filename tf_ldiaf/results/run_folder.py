@@ -20,11 +20,11 @@ from collections.abc import Iterator
 
 from tf_ldiaf import paths
 from tf_ldiaf.config import Config
-from tf_ldiaf.errors import FileError
+from tf_ldiaf.errors import ConfigError, FileError
 
 _SCRATCH = "part-"
-_OF_A_RUN = ("config.json", "history.csv", "gates.json", "checkpoints", "tensorboard", "report.md", "curves.png")
-_OF_A_RUN += ("metrics.json",)
+_OF_A_RUN = ("config.json", "history.csv", "gates.json", "report.md", "curves.png", "metrics.json")
+_KEPT = ("best.keras", "last.keras", "previous.keras")
 # What a file system says that knows no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "tensorflow-datasets", "numpy")
@@ -77,9 +77,9 @@ class RunFolder:
             made = folder._missing()
             try:
                 folder.path.mkdir(parents=True)
-            except FileExistsError:
-                continue
             except OSError as error:
+                if os.path.lexists(folder.path):
+                    continue
                 raise folder._unwritable(error) from None
             folder._made = made
             return folder
@@ -102,7 +102,10 @@ class RunFolder:
         Raises:
             FileError: the folder holds a run already (unless `overwrite`), or other files.
         """
-        foreign = [file.name for file in self._contents() if not self._is_of_a_run(file)] if self.holds_run else []
+        try:
+            foreign = [file.name for file in self._contents() if not self._is_of_a_run(file)] if self.holds_run else []
+        except OSError as error:
+            raise self._unwritable(error) from None
         if foreign and overwrite:
             raise FileError(
                 f"`run_dir` must hold nothing but a run to be replaced. Received: {self.path}, which holds "
@@ -210,7 +213,10 @@ class RunFolder:
         return sorted(files, key=lambda file: file == self.config_file)
 
     def _is_of_a_run(self, file):
-        return file.name in _OF_A_RUN or file.name.startswith(_SCRATCH) or paths.is_ours(file)
+        if file.name in ("checkpoints", "tensorboard"):
+            within = [path for path in file.rglob("*") if not path.is_dir()]
+            return all(path.name.startswith("events.") or path.name.removeprefix(_SCRATCH) in _KEPT for path in within)
+        return file.name.removeprefix(_SCRATCH) in _OF_A_RUN or paths.is_ours(file)
 
     def _remains(self):
         """What a process that was killed before there was a run may have left."""
@@ -230,7 +236,10 @@ class RunFolder:
         settings = self._read_json(self.config_file).get("settings")
         if not isinstance(settings, dict):
             raise FileError(f"{self.config_file} must hold the settings of a run. Received: one without settings.")
-        return Config.from_json(settings)
+        try:
+            return Config.from_json(settings)
+        except ConfigError as error:
+            raise FileError(f"{self.config_file} must hold the settings of a run. Received: {error}") from None
 
     def read_gates(self) -> dict:
         """`epochs` (a list of {epoch, probs}), and `adjacency` once it is final."""

@@ -27,18 +27,20 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         The .npz file beside the picture: `probs`, `images`, and `originals` of reconstructions.
 
     Raises:
-        FileError: the SavedModel or the file cannot be read, or the images do not fit the model.
+        DataError: the file with images cannot be read.
+        FileError: the SavedModel cannot be read, the images do not fit it, or `out` is not to be written.
     """
     picture_file = paths.as_path(out, "out")
     arrays = picture_file.with_suffix(".npz")
     for file in (picture_file, arrays):
         paths.check_free(file, "out")
+    originals = data.read_images(reconstruct)[:num] if reconstruct else np.zeros(0)
     if reconstruct and arrays.exists() and arrays.samefile(paths.as_path(reconstruct, "reconstruct")):
         raise FileError(f"`out` must have another name than `reconstruct`. Received: {out} for {reconstruct}.")
     signatures = _load(saved_model)
     if reconstruct:
         sizes = signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:]
-        x = data.read_images(reconstruct)[:num]
+        x = originals
         if x.shape[1:] != tuple(sizes):
             raise FileError(f"`reconstruct` must hold images of {tuple(sizes)}. Received: {x.shape[1:]}.")
         drawn = signatures["reconstruct"](images=tf.constant(x), seed=tf.constant(seed))

@@ -85,7 +85,10 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
 
     Raises:
         CheckpointError: the folder's checkpoints are damaged, or of other settings or images.
+        ConfigError: settings with which the run cannot go on.
         NonFiniteError: training diverged.
+        FileError: the folder cannot be written.
+        WorkerError: the workers of a cluster do not agree.
     """
     strategy = strategy or tf.distribute.get_strategy()
     is_chief, shape, checksum = distribution.is_chief(strategy), images.train.shape[1:], _checksum(images)
@@ -99,6 +102,12 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
         raise CheckpointError(
             f"`run_dir` must be resumed with the images that it began with. Received: {config.dataset}, which has "
             "others now."
+        )
+    is_longer = folder.read_config().epochs < config.epochs
+    if is_longer and stopped_early(progress.rows, "final", config.early_stopping_patience):
+        raise ConfigError(
+            f"`epochs` makes no run longer that early stopping has ended. Received: {config.epochs} for one of "
+            f"{len(progress.rows)}."
         )
     if is_chief:
         folder.keep_changes(config)
