@@ -136,6 +136,28 @@ def test_pixels_are_looked_at_in_a_graph(model):
         tf.function(model.encode)(GREY)
 
 
+def test_batches_on_their_own_are_looked_at_and_their_numbers_named():
+    model = make()
+    for use in (model.train_on_batch, model.test_on_batch, model.predict_on_batch):
+        for x in (GREY, other(np.nan)):
+            with pytest.raises(DataError, match="0 or 1"):
+                use(x)
+    named = dict(zip(model.metrics_names, model.test_on_batch(X), strict=True))
+    assert named["loss"] == -named["elbo"]
+    loss, elbo, *_ = model.train_on_batch(X)
+    assert loss == -elbo
+    np.testing.assert_allclose(model.predict_on_batch(X), model.encode(X), atol=1e-5)
+
+
+def test_a_bad_epoch_is_not_kept_as_a_good_one(tmp_path):
+    model = make(keras.optimizers.SGD(1e30))
+    kept = keras.callbacks.ModelCheckpoint(tmp_path / "epoch_{epoch}.keras")
+    predicted = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: model.predict(X, verbose=0))
+    with pytest.raises(NonFiniteError):
+        model.fit(X, epochs=3, batch_size=13, verbose=0, callbacks=[predicted, kept])
+    assert not list(tmp_path.iterdir())
+
+
 def test_grey_images_are_for_a_dynamic_binarization():
     model = make(binarization="dynamic")
     assert np.isfinite(model.fit(GREY, verbose=0).history["loss"])

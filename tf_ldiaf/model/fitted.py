@@ -1,0 +1,177 @@
+"""How Keras fits and evaluates a model of images: what it is given, and what is wrong with it."""
+
+import typing
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_ldiaf.data import batches, binarization
+from tf_ldiaf.errors import DataError, NonFiniteError
+from tf_ldiaf.execution.private import WithoutSymbolicBuild
+from tf_ldiaf.model.callbacks import EpochSchedules, Watch
+from tf_ldiaf.model.metrics import Total
+
+# Images are checked so many at a time: the check's arrays stay small.
+_CHECKED_AT_ONCE = 10_000
+
+
+class Fitted(WithoutSymbolicBuild, keras.Model):
+    """A Keras model whose `fit`, `evaluate` and `predict` take images, and say so if they are not.
+
+    A subclass has an `objective`, the metrics `nonfinite_steps`, `bad_pixels` and `bad_pixels_predicted`, which its
+    steps update, and the variable `epochs_done`.
+    """
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: typing.Any = None,
+        validation_split: float = 0.0,
+        validation_data=None,
+        shuffle: bool = True,
+        **kwargs,
+    ) -> keras.callbacks.History:
+        """As Keras's. The schedules of KL weight and temperature go on where the last `fit` ended.
+
+        Of an array each epoch's order is a function of the seed and of the epochs done before; what does not fill a
+        batch is left out of that epoch. Labels are ignored. Averaged weights are what is validated.
+
+        Raises:
+            DataError: pixels that the model cannot have.
+            NonFiniteError: a term or the gradient was infinite or not a number, and `on_nonfinite` is "stop". No
+                gradient of such a step, or of one with pixels that the model cannot have, has been learned from.
+        """
+        x = images_of(x)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1. Received: {batch_size}.")
+        others = kwargs.keys() & {"sample_weight", "class_weight", "steps_per_epoch"}
+        is_plain = isinstance(x, np.ndarray) and shuffle and not others
+        if isinstance(x, np.ndarray):
+            self._check_array(x, self._takes_grey)
+        if is_plain and validation_split and validation_data is None:
+            num = int(len(x) * (1.0 - validation_split))
+            x, validation_data, validation_split = x[:num], x[num:], 0.0
+        if is_plain and self.distribute_strategy.num_replicas_in_sync == 1 and self.compiled:
+            kwargs.setdefault("validation_batch_size", batch_size)
+            order = {"batch_size": batch_size or 32, "seed": self.objective.seed, "epoch": self.epochs_done.value}
+            x, y, batch_size, shuffle = batches.epoch_batches(x, **order), None, None, False
+        if self.built and self.compiled:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
+        averaging = [keras.callbacks.SwapEMAWeights()] if self.compiled and self.optimizer.use_ema else []
+        # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
+        callbacks = [EpochSchedules(), *keras.tree.flatten(callbacks or []), Watch(), *averaging]
+        shuffle = shuffle and not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
+        kwargs |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
+        try:
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        finally:
+            for callback in averaging:
+                callback.on_test_end()  # if a validation was broken off, averaged weights are in the model
+
+    def evaluate(self, x=None, *args, return_dict: bool = False, **kwargs) -> typing.Any:
+        """As Keras's; a list is in the order of `metrics_names`.
+
+        Raises:
+            DataError: pixels that are not 0 or 1.
+        """
+        x = images_of(x)
+        if isinstance(x, np.ndarray):
+            self._check_array(x)
+        logs = super().evaluate(x, *args, return_dict=True, **kwargs)
+        self.check_pixels()
+        return logs if return_dict else [logs[name] for name in self.metrics_names]
+
+    def predict(self, x, *args, **kwargs) -> np.ndarray:
+        """The code of each image, as `encode`: [n, N, D].
+
+        Raises:
+            DataError: pixels that are not 0 or 1.
+        """
+        x = images_of(x)
+        if isinstance(x, np.ndarray):
+            self._check_array(x)
+        self.bad_pixels_predicted.reset_state()
+        codes: typing.Any = super().predict(x, *args, **kwargs)
+        self.check_pixels(counted=self.bad_pixels_predicted)
+        return codes
+
+    def train_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
+        """As Keras's; a list is in the order of `metrics_names`. Errors as of `fit`."""
+        self._check_array(np.asarray(images_of(x)), self._takes_grey)
+        logs = super().train_on_batch(x, *args, return_dict=True, **kwargs)
+        self.check_steps()
+        return logs if return_dict else [logs[name] for name in self.metrics_names if name in logs]
+
+    def test_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
+        """As Keras's; a list is in the order of `metrics_names`. Errors as of `evaluate`."""
+        self._check_array(np.asarray(images_of(x)))
+        logs = super().test_on_batch(x, *args, return_dict=True, **kwargs)
+        return logs if return_dict else [logs[name] for name in self.metrics_names]
+
+    def predict_on_batch(self, x) -> np.ndarray:
+        """The code of each image; errors as of `predict`."""
+        self._check_array(np.asarray(images_of(x)))
+        return super().predict_on_batch(x)  # pyright: ignore[reportReturnType]
+
+    @property
+    def metrics_names(self) -> list[str]:
+        return ["loss", "elbo", "reconstruction", "kl", "active_units"]
+
+    @property
+    def _takes_grey(self):
+        return self.compiled and self.objective.binarization == "dynamic"
+
+    @staticmethod
+    def _check_array(x, is_grey=False):
+        if not x.ndim or not len(x):
+            raise DataError(f"`x` must have at least one image. Received: an array of shape {x.shape}.")
+        for start in range(0, len(x), _CHECKED_AT_ONCE):
+            part = x[start : start + _CHECKED_AT_ONCE]
+            impossible = binarization.impossible(part, is_grey)
+            if impossible.any():
+                first = start + int(np.argmax(impossible.reshape(len(part), -1).any(axis=1)))
+                found = part[impossible].flat[0]
+                raise binarization.impossible_pixel(is_grey, f"{found} in image {first}")
+
+    def check_pixels(self, is_grey: bool = False, counted: Total | None = None) -> None:
+        """Says if `train_step` or `test_step` was given pixels that the model cannot have; or what `counted` them.
+
+        Raises:
+            DataError: it was.
+        """
+        num = int((counted or self.bad_pixels).result())
+        if num:
+            raise binarization.impossible_pixel(is_grey, f"{num} others")
+
+    def check_steps(self) -> None:
+        """Says what was wrong with the training steps of this epoch.
+
+        Raises:
+            DataError: their pixels.
+            NonFiniteError: a term that was infinite or not a number, unless such steps are to be skipped.
+        """
+        self.check_pixels(self._takes_grey)
+        first = self.nonfinite_steps.first_terms() if self.objective.on_nonfinite == "stop" else None
+        if first is not None:
+            step, terms = first
+            raise NonFiniteError(
+                "`learning_rate` must keep training finite. Received: one with which "
+                f"{', '.join(terms)} in step {step} of the training were not; "
+                "`on_nonfinite=skip` leaves such steps out."
+            )
+
+
+def images_of(x) -> typing.Any:
+    """x, or the images of a batch of named parts; a tensor that is at hand becomes an array."""
+    if isinstance(x, dict):
+        if "image" not in x:
+            raise DataError(f'`x` must be images, or have them as its part "image". Received: parts {sorted(x)}.')
+        x = x["image"]
+    is_at_hand = isinstance(x, tf.Tensor) and hasattr(x, "numpy")
+    return np.asarray(x) if is_at_hand else x
