@@ -210,7 +210,11 @@ def test_data_that_cannot_be_used_leave_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "word", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
+    ("number", "word", "code"),
+    [
+        (signal.SIGINT, "interrupted", 130),
+        pytest.param(signal.SIGTERM, "terminated", 143, marks=pytest.mark.long),
+    ],
 )
 def test_a_stopped_training_is_kept_and_says_how_to_continue(tmp_path, number, word, code):
     (tmp_path / "small.cfg").write_text(SMALL)

@@ -187,6 +187,7 @@ def test_workers_train_like_one_and_only_the_chief_speaks_and_writes(num, whole,
         assert ours[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6, abs=1e-6)), name
 
 
+@pytest.mark.long
 def test_workers_that_read_files_of_their_own_train_like_one_that_reads_all(tmp_path):
     prepare(tmp_path, "hundred", {"train": numbered(100)}, num_files=4)
     (tmp_path / "settings.cfg").write_text(

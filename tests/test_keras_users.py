@@ -1,6 +1,5 @@
 """What users of Keras expect of any model: `fit`, `evaluate` and `predict` on what people have, and nothing silent."""
 
-import gc
 import subprocess
 import sys
 
@@ -167,44 +166,6 @@ def test_grey_images_are_for_a_dynamic_binarization():
             model.fit(x, verbose=0)
     with pytest.raises(DataError, match="0 or 1"):
         model.fit(GREY, validation_data=GREY, verbose=0)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"num_nodes": 0}, r"`num_nodes` must be in \[1, 1000\]\. Received: 0\."),
-        ({"node_dim": 2.5}, r"`node_dim` must be a whole number\. Received: 2\.5\."),
-        ({"num_flow_steps": -1}, r"`num_flow_steps` must be in \[0, 1000\]\. Received: -1\."),
-        ({"encoder_units": 8}, r"`encoder_units` must be a list of whole numbers\. Received: 8\."),
-        ({"edges": [(1, 2)]}, r"edges must be pairs \(parent, child\)"),
-    ],
-)
-def test_a_model_speaks_of_its_own_arguments(settings, words):
-    with pytest.raises(ValueError, match=words):
-        LDIAF(**settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"binarization": "grey"}, "binarization must be dynamic or none. Received: grey"),
-        ({"on_nonfinite": "ignore"}, "`on_nonfinite` must be one of stop, skip. Received: ignore"),
-        ({"kl_warmup_epochs": -1}, "`kl_warmup_epochs` must be at least 0. Received: -1"),
-        ({"seed": None}, "`seed` must be a whole number. Received: null"),
-    ],
-)
-def test_compile_speaks_of_its_own_arguments(settings, words, model):
-    with pytest.raises(ValueError, match=words.replace(".", r"\.")):
-        LDIAF().compile(**settings)
-
-
-def test_fit_speaks_of_its_own_arguments(model):
-    with pytest.raises(DataError, match=r"`x` must have at least one image\. Received: an array of shape \(0, 4, 4\)"):
-        model.fit(X[:0])
-    with pytest.raises(ValueError, match=r"batch_size must be at least 1\. Received: 0\."):
-        model.fit(X, batch_size=0)
-    with pytest.raises(ValueError, match=r"num must be at least 1\. Received: 0\."):
-        model.sample(0)
 
 
 def test_schedules_go_on_where_the_last_fit_ended():
@@ -384,43 +345,12 @@ def test_a_summary_has_every_part_with_its_parameters(capsys):
     assert f"{sum(int(np.prod(w.shape)) for w in model.trainable_weights):,}" in text
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served") / "model"
-    model = make()
-    model.export(folder)
-    return model, tf.saved_model.load(folder)
-
-
-@pytest.mark.parametrize("pixels", ["float32", "float64", "uint8", "int32", "int64", "bool"])
-@pytest.mark.parametrize("counts", [tf.int32, tf.int64, None])
-def test_a_saved_model_takes_numbers_of_every_type(pixels, counts, served):
-    model, loaded = served
-    x = tf.constant(X.astype(pixels))
-    num, seed = (3, 5) if counts is None else tf.constant([3, 5], counts)
-    np.testing.assert_allclose(loaded.encode(x)["codes"], model.encode(X), atol=1e-5)
-    np.testing.assert_allclose(
-        loaded.log_likelihood(x, num, seed)["log_likelihood"], model.log_likelihood(X, 3, 5), atol=1e-4
-    )
-    np.testing.assert_allclose(loaded.reconstruct(x, seed)["probs"], model.reconstruct(X, 5)["probs"], atol=1e-5)
-    np.testing.assert_allclose(loaded.sample(num, seed)["probs"], model.sample(3, 5)["probs"], atol=1e-5)
-
-
-def test_a_saved_model_refuses_what_it_cannot_answer(served):
-    _, loaded = served
-    ask = loaded.signatures
-    for num in (0, -3):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=r"num must be at least 1\. Received:"):
-            ask["sample"](num=tf.constant(num), seed=tf.constant(0))
-        with pytest.raises(tf.errors.InvalidArgumentError, match=r"num_importance_samples must be at least 1\."):
-            ask["log_likelihood"](images=X, num_importance_samples=tf.constant(num), seed=tf.constant(0))
-    for x in (X * 255, other(np.nan)):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="pixels that are 0 or 1"):
-            ask["encode"](images=tf.constant(x))
-
+DROPPED = """
+import gc, tensorflow as tf, tf_ldiaf
 
 def trace_and_drop():
-    model = make()
+    model = tf_ldiaf.LDIAF(num_nodes=2, node_dim=2, num_flow_steps=1, encoder_units=[8], decoder_units=[8])
+    model.build((None, 4, 4))
 
     def gradient(x):
         with tf.GradientTape() as tape:
@@ -430,15 +360,14 @@ def trace_and_drop():
 
     tf.function(gradient).get_concrete_function(tf.TensorSpec([8, 4, 4]))
 
-
-def graphs_left():
-    """How many symbolic tensors there are after a model's graph was made and both were dropped."""
+for _ in range(3):
     trace_and_drop()
     gc.collect()
-    return sum(type(thing).__name__ == "SymbolicTensor" for thing in gc.get_objects())
+    print(sum(type(thing).__name__ == "SymbolicTensor" for thing in gc.get_objects()))
+"""
 
 
 def test_a_model_that_is_dropped_leaves_no_graph_behind():
-    first, second, third = (graphs_left() for _ in range(3))
-    assert third <= second + 10
-    assert first > 0
+    done = subprocess.run([sys.executable, "-c", DROPPED], env=environment(), capture_output=True, text=True)
+    first, second, third = map(int, done.stdout.split())
+    assert third == second <= first + 10
