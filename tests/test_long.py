@@ -46,7 +46,8 @@ NUM_KILLS = 200
 
 def start(folder, *flags):
     line = [sys.executable, "-u", "-c", TRAIN, f"--run_dir={folder}", *flags]
-    return subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process):
