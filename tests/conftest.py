@@ -11,6 +11,20 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture
+def place(tmp_path):
+    """An empty folder to work in."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place"
+
+
+@pytest.fixture
+def output(tmp_path):
+    """An empty folder for what a command prints."""
+    (tmp_path / "output").mkdir()
+    return tmp_path / "output"
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """Makes a `Config` of narrow networks, by default 3 nodes of 2 dimensions where the method admits them."""

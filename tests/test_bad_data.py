@@ -67,18 +67,6 @@ def damaged(change, *, compressed=False):
     return write
 
 
-@pytest.fixture
-def place(tmp_path):
-    (tmp_path / "place").mkdir()
-    return tmp_path / "place"
-
-
-@pytest.fixture
-def output(tmp_path):
-    (tmp_path / "output").mkdir()
-    return tmp_path / "output"
-
-
 GOOD = np.random.default_rng(0).integers(0, 256, (40, 4, 4)).astype("uint8")
 NPZ = [
     content(b""), content(b"hello"), content(b"PK\x03\x04"), content(b"PK\x05\x06" + bytes(18)), content(npy(GOOD)),

@@ -28,18 +28,6 @@ X = np.random.default_rng(0).integers(0, 2, (64, 4, 4)).astype("uint8")
 TRAIN = ["train", *SMALL.replace("# a comment", "").replace("--limit_train=64", "").split()]
 
 
-@pytest.fixture
-def place(tmp_path):
-    (tmp_path / "place").mkdir()
-    return tmp_path / "place"
-
-
-@pytest.fixture
-def output(tmp_path):
-    (tmp_path / "output").mkdir()
-    return tmp_path / "output"
-
-
 def run(line, cwd, output):
     """What a command prints that succeeds."""
     process = FORKS.Process(target=run_here, args=(cwd, line, output))
