@@ -54,10 +54,14 @@ def _served(function, specs):
     """`function` of arguments like `specs`, of all types of numbers."""
 
     def checked(*arguments):
-        for spec, argument in zip(specs, arguments, strict=True):
-            if spec.name.startswith("num"):
-                tf.debugging.Assert(argument >= 1, [f"{spec.name} must be at least 1. Received:", argument])
-        return function(*arguments)
+        counts = [
+            tf.debugging.Assert(argument >= 1, [f"{spec.name} must be at least 1. Received:", argument])
+            for spec, argument in zip(specs, arguments, strict=True)
+            if spec.name.startswith("num")
+        ]
+        # All that follows waits for the checks: its own complaint of a wrong count would come first at times.
+        with tf.control_dependencies(counts):
+            return function(*(tf.identity(argument) for argument in arguments))
 
     inner = tf.function(checked, specs, autograph=False)
     outer = tf.function(
