@@ -18,11 +18,11 @@ def served(tmp_path_factory):
 
 
 @pytest.mark.parametrize("pixels", ["float32", "float64", "uint8", "int32", "int64", "bool"])
-@pytest.mark.parametrize("counts", [tf.int32, tf.int64, None])
+@pytest.mark.parametrize("counts", [(tf.int32, tf.int32), (tf.int64, tf.int64), (tf.int64, tf.int32), None])
 def test_a_saved_model_takes_numbers_of_every_type(pixels, counts, served):
     model, loaded = served
     x = tf.constant(X.astype(pixels))
-    num, seed = (3, 5) if counts is None else tf.constant([3, 5], counts)
+    num, seed = (3, 5) if counts is None else (tf.constant(3, counts[0]), tf.constant(5, counts[1]))
     np.testing.assert_allclose(loaded.encode(x)["codes"], model.encode(X), atol=1e-5)
     np.testing.assert_allclose(
         loaded.log_likelihood(x, num, seed)["log_likelihood"], model.log_likelihood(X, 3, 5), atol=1e-4
@@ -39,6 +39,9 @@ def test_a_saved_model_refuses_what_it_cannot_answer(served):
             ask["sample"](num=tf.constant(num), seed=tf.constant(0))
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"num_importance_samples must be at least 1\."):
             ask["log_likelihood"](images=X, num_importance_samples=tf.constant(num), seed=tf.constant(0))
+    for num, seed, name in ((2**32 + 1, 0, "num"), (2, 2**40, "seed")):  # as int32 they would be 1 and 0
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name} must be below 2\^31\. Received:"):
+            loaded.sample(tf.constant(num, tf.int64), tf.constant(seed, tf.int64))
     for x in (X * 255, other(np.nan)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="pixels that are 0 or 1"):
             ask["encode"](images=tf.constant(x))

@@ -169,6 +169,31 @@ def test_a_folder_that_no_set_is_known_by_is_refused(others, tmp_path):
         data.load_training(Config(dataset=tmp_path), seed=0)
 
 
+def test_a_picture_beside_the_folders_of_sets_is_refused(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        picture(tmp_path / name / "a.png")
+    picture(tmp_path / "b.PNG")
+    with pytest.raises(DataError, match=r"pictures in test and train only\. Received: .*, which has b\.PNG"):
+        data.load_training(Config(dataset=tmp_path), seed=0)
+
+
+def test_a_name_that_means_two_sets_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", train=X, train_val=X, test=X)
+    with pytest.raises(DataError, match=r"names of one set each\. Received: .*, which has train_val\."):
+        data.load_training(Config(dataset=tmp_path / "a.npz"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [(np.zeros((9, 4, 4)), "all black"), (np.full((9, 4, 4), 60, "uint8"), "all black"), (X + 200, "all white")],
+)
+def test_images_that_are_all_of_one_colour_are_refused(train, words, tmp_path):
+    np.savez(tmp_path / "a.npz", train=train)
+    with pytest.raises(DataError, match=f"something in them. Received: .*{words} with `binarization=threshold`"):
+        data.load_training(Config(dataset=tmp_path / "a.npz"), seed=0)
+
+
 def test_folders_of_classes_are_one_set(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()

@@ -31,8 +31,9 @@ def main() -> None:
         config = Config.from_json(given)
         if config.distribute == "multi_worker":
             cli.required(FLAGS, "run_dir")  # one name for all
-        folder = RunFolder(FLAGS.run_dir) if FLAGS.run_dir else RunFolder.of_its_own(config)
-        folder.check_new(FLAGS.overwrite)
+        folder = RunFolder(FLAGS.run_dir) if FLAGS.run_dir else None
+        if folder is not None:
+            folder.check_new(FLAGS.overwrite)
 
     with cli.quiet_tensorflow() as request:
         from tf_ldiaf import data
@@ -41,6 +42,7 @@ def main() -> None:
 
         strategy = distribution.make_strategy(config.distribute, request.obey)
     is_chief = distribution.is_chief(strategy)
+    folder = folder or RunFolder.of_its_own(config)
     with folder.locked() if is_chief else contextlib.nullcontext(), distribution.one_voice(strategy):
         if is_chief and not FLAGS.resume:
             folder.check_new(FLAGS.overwrite)  # again, for something may have been put there meanwhile

@@ -26,6 +26,12 @@ def open_splits(path: pathlib.Path) -> dict[str, Source]:
             f"`dataset` must have folders named like train, valid and test only. Received: {path}, which has "
             f"{others[0]} beside {' and '.join(parts.values())}."
         )
+    loose = [file.name for file in sorted(path.iterdir()) if parts and file.suffix.lower() == ".png"]
+    if loose:
+        raise DataError(
+            f"`dataset` must have its pictures in {' and '.join(parts.values())} only. Received: {path}, which has "
+            f"{loose[0]} beside them."
+        )
     found = {split: path / name for split, name in parts.items()} or {"train": path}
     return {
         split: Source(functools.partial(_read, part), functools.partial(_checksum, part))

@@ -40,7 +40,7 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
 
     Raises:
         DataError: a source that is missing, unreadable, empty, of a wrong shape or out of range,
-            or grey where 0/1 is asked for. One sentence each.
+            or grey where 0/1 is asked for; images that are all of one colour. One sentence each.
     """
     splits = sources.open_splits(settings)
     if not settings.stream:
@@ -61,7 +61,15 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
         if is_binary:
             train = train.only(lambda x: x <= 1)
             train = train.then(lambda x: 255 * x)
-    return TrainingImages(binarize(train, settings, "train"), binarize(valid, settings, "valid"))
+    images = TrainingImages(binarize(train, settings, "train"), binarize(valid, settings, "valid"))
+    first = images.valid.flat[0]
+    if (images.valid == first).all() and (settings.stream or (images.train == images.train.flat[0]).all()):
+        colour = "white" if first else "black"
+        raise DataError(
+            f"`dataset` must have images with something in them. Received: {settings.dataset}, whose images are all "
+            f"{colour} with `binarization={settings.binarization}`."
+        )
+    return images
 
 
 def load_test(settings: DataSettings) -> np.ndarray:

@@ -6,8 +6,10 @@ import typing
 import tensorflow as tf
 
 # Tensors of these types are taken too, where their numbers are those of the signature's type.
-_COUNTS = (tf.int32, tf.int64)
-_PIXELS = (tf.float32, tf.float64, tf.uint8, tf.int32, tf.int64, tf.bool)
+_TYPES = {
+    tf.int32: (tf.int32, tf.int64),
+    tf.float32: (tf.float32, tf.float64, tf.uint8, tf.int32, tf.int64, tf.bool),
+}
 
 
 class ServedModel(tf.Module):
@@ -65,10 +67,19 @@ def _served(function, specs):
 
     inner = tf.function(checked, specs, autograph=False)
     outer = tf.function(
-        lambda *arguments: inner(*(tf.cast(x, spec.dtype) for x, spec in zip(arguments, specs, strict=True))),
-        autograph=False,
+        lambda *arguments: inner(*(_as(spec, x) for spec, x in zip(specs, arguments, strict=True))), autograph=False
     )
-    for pixels, counts in itertools.product(_PIXELS, _COUNTS):
-        types = {tf.float32: pixels, tf.int32: counts}
-        outer.get_concrete_function(*(tf.TensorSpec(spec.shape, types[spec.dtype], spec.name) for spec in specs))
+    for types in itertools.product(*(_TYPES[spec.dtype] for spec in specs)):
+        own = [tf.TensorSpec(spec.shape, dtype, spec.name) for spec, dtype in zip(specs, types, strict=True)]
+        outer.get_concrete_function(*own)
     return outer
+
+
+def _as(spec, x):
+    """x as the type of `spec`; whole numbers that it does not have are refused."""
+    cast = tf.cast(x, spec.dtype)
+    if x.dtype != tf.int64 or spec.dtype != tf.int32:
+        return cast
+    is_same = tf.debugging.Assert(tf.cast(cast, x.dtype) == x, [f"{spec.name} must be below 2^31. Received:", x])
+    with tf.control_dependencies([is_same]):
+        return tf.identity(cast)

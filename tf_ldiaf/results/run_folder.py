@@ -7,7 +7,6 @@ import datetime
 import errno
 import fcntl
 import importlib.metadata
-import itertools
 import json
 import os
 import pathlib
@@ -72,7 +71,9 @@ class RunFolder:
         """
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         name = f"{config.method}-{pathlib.Path(config.dataset).stem}-{now}"
-        for number in itertools.count(1):
+        number = 0
+        while True:
+            number += 1
             folder = cls(pathlib.Path("runs") / (name if number == 1 else f"{name}-{number}"))
             made = folder._missing()
             try:
@@ -83,7 +84,6 @@ class RunFolder:
                 raise folder._unwritable(error) from None
             folder._made = made
             return folder
-        raise AssertionError
 
     def _missing(self):
         return [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
