@@ -62,8 +62,9 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
             train = train.only(lambda x: x <= 1)
             train = train.then(lambda x: 255 * x)
     images = TrainingImages(binarize(train, settings, "train"), binarize(valid, settings, "valid"))
+    held = [part for part in images if not isinstance(part, Records)]
     first = images.valid.flat[0]
-    if (images.valid == first).all() and (settings.stream or (images.train == images.train.flat[0]).all()):
+    if all((part == first).all() for part in held):
         colour = "white" if first else "black"
         raise DataError(
             f"`dataset` must have images with something in them. Received: {settings.dataset}, whose images are all "

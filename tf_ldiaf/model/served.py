@@ -6,10 +6,8 @@ import typing
 import tensorflow as tf
 
 # Tensors of these types are taken too, where their numbers are those of the signature's type.
-_TYPES = {
-    tf.int32: (tf.int32, tf.int64),
-    tf.float32: (tf.float32, tf.float64, tf.uint8, tf.int32, tf.int64, tf.bool),
-}
+_COUNTS = (tf.int32, tf.int64)  # all of one type: each combination is a tenth of a MB
+_PIXELS = (tf.float32, tf.float64, tf.uint8, tf.int32, tf.int64, tf.bool)
 
 
 class ServedModel(tf.Module):
@@ -61,25 +59,28 @@ def _served(function, specs):
             for spec, argument in zip(specs, arguments, strict=True)
             if spec.name.startswith("num")
         ]
-        # All that follows waits for the checks: its own complaint of a wrong count would come first at times.
+        # What follows waits for the checks: its own complaint of a wrong count would come first at times.
         with tf.control_dependencies(counts):
-            return function(*(tf.identity(argument) for argument in arguments))
+            arguments = [tf.identity(argument) for argument in arguments]
+        return function(*arguments)
 
-    inner = tf.function(checked, specs, autograph=False)
+    # One concrete function, or TensorFlow would write it twice.
+    inner = tf.function(checked, specs, autograph=False).get_concrete_function()
     outer = tf.function(
         lambda *arguments: inner(*(_as(spec, x) for spec, x in zip(specs, arguments, strict=True))), autograph=False
     )
-    for types in itertools.product(*(_TYPES[spec.dtype] for spec in specs)):
-        own = [tf.TensorSpec(spec.shape, dtype, spec.name) for spec, dtype in zip(specs, types, strict=True)]
-        outer.get_concrete_function(*own)
+    for pixels, counts in itertools.product(_PIXELS, _COUNTS):
+        types = {tf.float32: pixels, tf.int32: counts}
+        outer.get_concrete_function(*(tf.TensorSpec(spec.shape, types[spec.dtype], spec.name) for spec in specs))
     return outer
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
+def _as_int32(x):
+    is_small = tf.debugging.Assert(tf.abs(x) < 2**31, ["Numbers and seeds must be below 2^31. Received:", x])
+    with tf.control_dependencies([is_small]):
+        return tf.cast(x, tf.int32)
+
+
 def _as(spec, x):
-    """x as the type of `spec`; whole numbers that it does not have are refused."""
-    cast = tf.cast(x, spec.dtype)
-    if x.dtype != tf.int64 or spec.dtype != tf.int32:
-        return cast
-    is_same = tf.debugging.Assert(tf.cast(cast, x.dtype) == x, [f"{spec.name} must be below 2^31. Received:", x])
-    with tf.control_dependencies([is_same]):
-        return tf.identity(cast)
+    return _as_int32(x) if x.dtype == tf.int64 and spec.dtype == tf.int32 else tf.cast(x, spec.dtype)
