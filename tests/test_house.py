@@ -19,7 +19,7 @@ CONFIGS = sorted((REPO / "configs").glob("*.cfg"))
 HOMES = {
     "gate": "layers/gates", "prior": "layers/latent_distributions", "root": "layers/priors",
     "fusion": "probability/gaussians", "iaf": "probability/iaf", "density": "layers/latent_distributions",
-    "elbo": "probability/bounds", "iw": "model/estimator",
+    "elbo": "probability/bounds", "iw": "model/estimator", "worth": "structure/worth",
 }  # fmt: skip
 
 

@@ -10,10 +10,12 @@ import tensorflow as tf
 
 from tf_ldiaf import layers
 from tf_ldiaf.layers import (
+    AdditiveDecoder,
     Gates,
     GaussianNetworks,
     InverseAutoregressiveFlow,
     LatentGraph,
+    MaskedDecoder,
     MixturePrior,
     StackedDense,
 )
@@ -60,6 +62,8 @@ def case(make, inputs=(), build_shape=None, is_callable=True, method=None, no_gr
 FLOW_INPUTS = [(5, 2), (5, 3)]
 WIDE = {"class_name": "RandomNormal", "config": {"stddev": 2.0}}
 CASES = {
+    "AdditiveDecoder": case(lambda: AdditiveDecoder(3, 2, (4, 5), [8]), [(5, 6)], (None, 6)),
+    "MaskedDecoder": case(lambda: MaskedDecoder(np.eye(2).reshape(2, 1, 2), 3, [8]), [(5, 6)], (None, 6)),
     "StackedDense": case(lambda: StackedDense(4, 3, "he_normal"), [(4, 5, 6)], (4, None, 6)),
     "StackedDense of others": case(
         lambda: StackedDense(2, 3, WIDE, False, [4, 2]),
@@ -136,7 +140,7 @@ def test_every_weight_of_a_layer_gets_a_gradient(name, randomise):
     with tf.GradientTape() as tape:
         loss = tf.add_n([tf.reduce_sum(tf.sin(part)) for part in given.method(layer, *given.inputs)])
     gradients = tape.gradient(loss, [v.value for v in layer.trainable_variables])
-    assert len(gradients) == (0 if name == "Gates fixed" else len(layer.weights))
+    assert len(gradients) == len([weight for weight in layer.weights if weight.name != "open"])
     for variable, gradient in zip(layer.trainable_variables, gradients, strict=True):
         if name == "LatentGraph learned" and variable.name == "scaled_logits":  # decided, outside of training
             assert gradient is None

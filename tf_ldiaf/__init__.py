@@ -18,16 +18,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tf_ldiaf import data, layers
+    from tf_ldiaf import data, layers, structure
     from tf_ldiaf.config import Config
     from tf_ldiaf.model.ldiaf import LDIAF
 
 __version__ = "0.1.0"
-__all__ = ["LDIAF", "Config", "data", "layers"]
+__all__ = ["LDIAF", "Config", "data", "layers", "structure"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("data", "layers"):
+    if name in ("data", "layers", "structure"):
         return importlib.import_module(f"tf_ldiaf.{name}")
     homes = {"Config": "tf_ldiaf.config", "LDIAF": "tf_ldiaf.model.ldiaf"}
     if name in homes:

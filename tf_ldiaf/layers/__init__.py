@@ -1,5 +1,6 @@
 """What has weights: Keras layers, each usable alone."""
 
+from tf_ldiaf.layers.decoders import AdditiveDecoder, MaskedDecoder
 from tf_ldiaf.layers.flows import InverseAutoregressiveFlow
 from tf_ldiaf.layers.gates import Gates
 from tf_ldiaf.layers.latent_graph import LatentGraph
@@ -7,4 +8,7 @@ from tf_ldiaf.layers.networks import GaussianNetworks
 from tf_ldiaf.layers.priors import MixturePrior
 from tf_ldiaf.layers.stacked import StackedDense
 
-__all__ = ["Gates", "GaussianNetworks", "InverseAutoregressiveFlow", "LatentGraph", "MixturePrior", "StackedDense"]
+__all__ = [
+    "AdditiveDecoder", "Gates", "GaussianNetworks", "InverseAutoregressiveFlow", "LatentGraph", "MaskedDecoder",
+    "MixturePrior", "StackedDense",
+]  # fmt: skip

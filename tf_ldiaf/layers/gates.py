@@ -100,7 +100,35 @@ class Gates(Float32Layer):
                 initializer=keras.initializers.Constant(start / _RATE),
                 constraint=lambda scaled_logits: keras.ops.clip(scaled_logits, -bound, bound),
             )
+        else:  # a variable: `structure` tries other graphs without compiling a model anew
+            self.open = self.add_weight(
+                name="open",
+                shape=self.possible.shape,
+                initializer=lambda shape, dtype: tf.constant(self.fixed),
+                trainable=False,
+            )
         self.built = True
+
+    def fix(self, edges: Sequence[tuple[int, int]]) -> None:
+        """Other edges of gates that are fixed. Compiled programs go on with them.
+
+        Raises:
+            ValueError: the gates are learned; or edges that are no pairs (parent, child), see `adjacency_of`.
+        """
+        if self.fixed is None:
+            raise ValueError("edges must be those of gates that are fixed. Received: gates that are learned.")
+        self.fixed = adjacency_of(self.num_nodes, edges)
+        if not self.built:
+            self.build()
+        self.open.assign(self.fixed)
+
+    def load_own_variables(self, store) -> None:
+        if self.fixed is None or store.keys():  # what was saved before fixed gates had a variable is in the config
+            super().load_own_variables(store)
+
+    def get_config(self) -> dict:
+        edges = None if self.fixed is None else edges_of(self.fixed)
+        return super().get_config() | {"num_nodes": self.num_nodes, "edges": edges, "initial_prob": self.initial_prob}
 
     @property
     def gate_logits(self) -> tf.Tensor:
@@ -112,7 +140,9 @@ class Gates(Float32Layer):
     def probs(self) -> tf.Tensor:
         """gate_probs: [N, N], 0 where no gate can be; the adjacency itself once it is fixed."""
         if self.fixed is not None:
-            return tf.constant(self.fixed)
+            if not self.built:
+                self.build()
+            return tf.convert_to_tensor(self.open)
         return tf.constant(self.possible) * tf.sigmoid(self.gate_logits)
 
     def adjacency(self) -> tf.Tensor:

@@ -87,6 +87,22 @@ class LatentPrior(_OverNodes):
         [z] = graph.descend(tf.shape(noise)[1:3], self._gates, visit, num_parts=1)
         return tf.transpose(z, [1, 2, 0, 3])
 
+    def given(self, z: tf.Tensor, noise: tf.Tensor, seed: typing.Any) -> tf.Tensor:
+        """Each node drawn given its parents in z, not given each other.
+
+        Args:
+            z: [S, B, N, D].
+            noise, seed: as of `from_noise`.
+
+        Returns:
+            [S, B, N, D].
+        """
+        graph, nodes = self._graph, tf.transpose(z, [2, 0, 1, 3])
+        visit = _given(nodes, lambda n, z_n, is_root, loc, scale: [loc + scale * noise[n]])
+        _, drawn = graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=2)
+        root = drawn[-1] if graph.root is None else graph.root.from_noise(noise[-1], seed)
+        return _by_draw(tf.concat([drawn[:-1], root[tf.newaxis]], axis=0))
+
     @bijector_values_forgotten()
     def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
         z, lead = _as_draws(z, self._batch_shape_tensor())

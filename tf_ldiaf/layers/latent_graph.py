@@ -68,7 +68,8 @@ class LatentGraph(Float32Layer):
             self.root = MixturePrior(root_components, node_dim, name="root")
 
     def build(self, input_shape) -> None:
-        self.gates.build()
+        if not self.gates.built:
+            self.gates.build()
         self.bottom_up.build(input_shape)
         if self.top_down is not None:
             self.top_down.build((None, (self.num_nodes - 1) * self.node_dim))
@@ -79,6 +80,20 @@ class LatentGraph(Float32Layer):
 
     def call(self, features: tf.Tensor, seed=(0, 0)) -> tf.Tensor:
         return self.posterior(features).sample(seed=seed)
+
+    def get_config(self) -> dict:
+        names = [
+            "num_nodes",
+            "node_dim",
+            "num_flow_steps",
+            "node_units",
+            "flow_units",
+            "context_dim",
+            "root_components",
+        ]
+        gates = self.gates.get_config()
+        own = {name: getattr(self, name) for name in names}
+        return super().get_config() | own | {"edges": gates["edges"], "initial_gate_prob": gates["initial_prob"]}
 
     def prior(self) -> LatentPrior:
         """p(z): batch shape [], event shape [N, D]."""

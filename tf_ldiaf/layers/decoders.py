@@ -1,0 +1,121 @@
+"""Decoders in which each node draws a picture of its own."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_ldiaf.layers.float32 import Float32Layer
+from tf_ldiaf.layers.stacked import StackedDense, dense_network
+
+
+@keras.saving.register_keras_serializable("tf_ldiaf")
+class AdditiveDecoder(Float32Layer):
+    """A decoder to which every node adds a picture of its own: logits(z) = sum_n picture_n(z_n).
+
+    What a node draws can then be looked at: `pictures(z)`. The order of the nodes is not given by such a model, nor are
+    the coordinates within a node.
+
+    Called with latents [B, N * D] it gives a logit for each pixel, [B, pixels].
+
+    Args:
+        num_nodes: N.
+        node_dim: D.
+        image_shape: (H, W).
+        units: hidden widths of each node's network.
+
+    Source: Lachapelle et al. 2023, arXiv 2307.02598.
+
+    Example:
+
+        >>> from tf_ldiaf import LDIAF
+        >>> from tf_ldiaf.layers import AdditiveDecoder
+        >>> model = LDIAF(num_nodes=3, node_dim=2, decoder=AdditiveDecoder(3, 2, (8, 8)))
+    """
+
+    def __init__(
+        self, num_nodes: int, node_dim: int, image_shape: Sequence[int], units: Sequence[int] = (64, 64), **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_nodes, self.node_dim, self.image_shape = num_nodes, node_dim, tuple(image_shape)
+        self.units = tuple(units)
+        widths = [*self.units, math.prod(self.image_shape)]
+        scales = ["he_normal"] * len(self.units) + ["glorot_uniform"]
+        self.stack = [
+            StackedDense(num_nodes, width, scale, name=f"dense_{i}")
+            for i, (width, scale) in enumerate(zip(widths, scales, strict=True))
+        ]
+        for layer in self.stack:
+            setattr(self, layer.name, layer)  # tf.train.Checkpoint does not look into lists
+
+    def build(self, input_shape) -> None:
+        width = self.node_dim
+        for layer in self.stack:
+            layer.build((None, width))
+            width = layer.units
+        self.built = True
+
+    def pictures(self, z: tf.Tensor) -> tf.Tensor:
+        """What each node adds to the logits: [N, B, pixels], of latents [B, N * D]."""
+        nodes = tf.transpose(tf.reshape(z, [-1, self.num_nodes, self.node_dim]), [1, 0, 2])
+        return dense_network([layer.weights_of() for layer in self.stack], nodes)
+
+    def call(self, z: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(self.pictures(z), axis=0)
+
+
+@keras.saving.register_keras_serializable("tf_ldiaf")
+class MaskedDecoder(AdditiveDecoder):
+    """A decoder in which every node draws its own part of the picture, for data whose parts are known.
+
+    Parts may be the regions of a face, the sensors of a machine, the views of a scene. Node n draws the pixels where
+    masks[n] is 1. So a node means its part, and the latent graph is between the parts.
+
+    Args:
+        masks: [N, H, W] of 0 and 1. Each pixel belongs to one node.
+        node_dim: D.
+        units: hidden widths of each node's network.
+
+    Raises:
+        ValueError: masks of another shape or with other numbers; a node without pixels; a pixel with two nodes or none.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from tf_ldiaf import LDIAF
+        >>> from tf_ldiaf.layers import MaskedDecoder
+        >>> masks = np.zeros((2, 8, 8))
+        >>> masks[0, :, :4] = masks[1, :, 4:] = 1
+        >>> model = LDIAF(num_nodes=2, node_dim=2, decoder=MaskedDecoder(masks, node_dim=2))
+    """
+
+    def __init__(self, masks, node_dim: int, units: Sequence[int] = (64, 64), **kwargs):
+        self.masks = _checked_masks(masks)
+        super().__init__(len(self.masks), node_dim, self.masks.shape[1:], units, **kwargs)
+
+    def get_config(self) -> dict:
+        base = {name: value for name, value in super().get_config().items() if name in ("name", "trainable", "dtype")}
+        return base | {"masks": self.masks.tolist(), "node_dim": self.node_dim, "units": self.units}
+
+    def pictures(self, z: tf.Tensor) -> tf.Tensor:
+        return super().pictures(z) * tf.constant(self.masks.reshape(self.num_nodes, 1, -1), tf.float32)
+
+
+def _checked_masks(masks):
+    masks = np.asarray(masks)
+    if masks.ndim != 3 or not masks.size or not np.isin(masks, (0, 1)).all():
+        found = f"an array of shape {masks.shape}" if masks.ndim != 3 or not masks.size else "other numbers"
+        raise ValueError(f"masks must be [N, H, W] of 0 and 1. Received: {found}.")
+    empty = np.flatnonzero(~masks.any(axis=(1, 2)))
+    if len(empty):
+        raise ValueError(f"masks must give each node a pixel. Received: none for node {empty[0] + 1}.")
+    owners = masks.sum(axis=0)
+    if (owners != 1).any():
+        row, column = np.argwhere(owners != 1)[0]
+        raise ValueError(
+            f"masks must give each pixel one node. Received: {int(owners[row, column])} for the one in row {row}, "
+            f"column {column}."
+        )
+    return masks.astype("uint8")

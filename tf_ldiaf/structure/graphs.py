@@ -1,0 +1,28 @@
+"""Models with another graph."""
+
+from collections.abc import Sequence
+
+from tf_ldiaf.model.ldiaf import LDIAF
+
+
+def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
+    """A copy of a model with the same weights and another graph. It is not compiled.
+
+    Args:
+        model: the model. If it learns its gates, those of the copy are fixed.
+        edges: pairs (parent, child) of node numbers.
+
+    Raises:
+        ValueError: the model saw no images yet; or edges that are no such pairs.
+    """
+    if not model.built:
+        raise ValueError("model must know the size of its images. Received: one that saw none yet.")
+    copy = type(model).from_config(model.get_config() | {"edges": list(edges)})
+    copy.build((None, *model.image_shape))
+    parts = [(model.encoder, copy.encoder), (model.decoder, copy.decoder)]
+    names = ["bottom_up", "top_down", "flows", "root"]
+    parts += [(getattr(model.graph, name), getattr(copy.graph, name)) for name in names]
+    for ours, its in parts:
+        if ours is not None:
+            its.set_weights(ours.get_weights())
+    return copy
