@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import pathlib
 import shutil
 import signal
@@ -176,7 +177,7 @@ def test_the_wheel_goes_from_training_to_samples_in_another_folder(tmp_path, whe
     (tmp_path / "small.cfg").write_text(SMALL)
     lines = [
         "train --flagfile=small.cfg --run_dir=runs/a --epochs=2",
-        "evaluate --run_dir=runs/a --num_importance_samples=3",
+        "evaluate --run_dir=runs/a --num_importance_samples=3 --edge_worth",
         "export --run_dir=runs/a",
         "sample --saved_model=saved_models/a --num=5 --out=s.png --graph=g.dot",
     ]
@@ -193,6 +194,12 @@ def test_the_wheel_goes_from_training_to_samples_in_another_folder(tmp_path, whe
     metrics = json.loads((tmp_path / "runs" / "a" / "metrics.json").read_text())
     assert f"{metrics['test_log_likelihood']:.2f} +- " in output["evaluate"]
     assert f"{metrics['test_log_likelihood']:.2f} +- " in (tmp_path / "saved_models" / "a" / "README.md").read_text()
+    [edge] = metrics["test_edge_worth"]
+    worth = f"{edge['nats']:.2f} +- {edge['stderr']:.2f} nats"
+    assert (edge["parent"], edge["child"]) == (2, 1)
+    assert re.search(rf"\| worth of z2 -> z1 +\| {re.escape(worth)}", output["evaluate"])
+    assert f"what it is worth in nats): z2 -> z1 ({worth})" in (tmp_path / "saved_models/a/README.md").read_text()
+    assert f'z2 -> z1 [label="{worth}"]' in (tmp_path / "g.dot").read_text()
     for file in ("s.png", "s.npz", "g.dot"):
         assert (tmp_path / file).stat().st_size > 0
         assert file in output["sample"]

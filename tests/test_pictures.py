@@ -85,7 +85,7 @@ def test_dot(graph, tmp_path):
     lines = [line.strip() for line in (tmp_path / "graph.dot").read_text().splitlines()]
     assert lines[:2] == ["// tf_ldiaf", "digraph latent {"]
     assert lines[-1] == "}"
-    assert sorted(lines[2:-1]) == sorted(["z1;", "z2;", "z3;", 'z2 -> z1 [label="0.9"];', 'z3 -> z1 [label="0.6"];'])
+    assert sorted(lines[2:-1]) == sorted(["z1;", "z2;", "z3;", 'z2 -> z1 [label="0.90"];', 'z3 -> z1 [label="0.60"];'])
 
 
 def test_json_reads_back_as_the_same_graph(graph, tmp_path):

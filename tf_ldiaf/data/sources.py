@@ -34,7 +34,13 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
     if path.suffix == ".npz":
         return npz.open_splits(path)
     if path.is_dir():
-        return folders.open_splits(path)
+        if str(path) != dataset or not tfds.knows(dataset):
+            return folders.open_splits(path)
+        if not settings.data_dir:
+            raise DataError(
+                f"`dataset` must mean one thing. Received: {dataset}, a folder here and a name of TFDS; "
+                f"./{dataset} is the folder, `data_dir` says that TFDS is meant."
+            )
     if path.is_absolute() or dataset.startswith((".", "~")):
         found = "is neither" if path.exists() else "does not exist"
         raise DataError(f"`dataset` must be an .npz file or a folder of PNGs. Received: {dataset}, which {found}.")

@@ -37,6 +37,13 @@ def open_splits(name: str, data_dir: str) -> dict[str, Source]:
     return {split: Source(records.array, records.checksum) for split, records in splits.items()}
 
 
+def knows(name: str) -> bool:
+    """Whether TFDS has a data set of this name."""
+    import tensorflow_datasets as tfds  # slow to import, and only needed here
+
+    return name in tfds.list_builders()
+
+
 def open_stream(name: str, data_dir: str) -> dict[str, Records]:
     """The same sets as records, which may be larger than memory and must be of uint8."""
     splits = _open(name, data_dir)

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import data
-from tf_ldiaf.errors import DataError, FileError, NonFiniteError
+from tf_ldiaf import data, structure
+from tf_ldiaf.errors import ConfigError, DataError, FileError, NonFiniteError
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.model.metrics import ActiveUnits
@@ -45,6 +45,7 @@ def evaluate(
     dataset: str = "",
     data_dir: str = "",
     strategy: typing.Any = None,
+    edge_worth: bool = False,
 ) -> dict:
     """Evaluates the best weights of a run on its test images.
 
@@ -56,8 +57,11 @@ def evaluate(
         dataset: where the images are now; as in the run by default.
         data_dir: where TFDS keeps its data sets; as in the run by default.
         strategy: what `distribution.make_strategy` made, or None: one device.
+        edge_worth: whether to measure, too, what each edge is worth (`structure.edge_worth`), by training further with
+            the run's training images.
 
     Raises:
+        ConfigError: `edge_worth` on several devices.
         FileError, CheckpointError: the folder has no usable model.
         DataError: the images cannot be read, or are not those that were there when the run was trained.
         NonFiniteError: a bound is infinite or not a number.
@@ -68,6 +72,10 @@ def evaluate(
         `_stderr` (standard error of the mean over images), and what they were measured on.
     """
     strategy = strategy or tf.distribute.get_strategy()
+    if edge_worth and strategy.num_replicas_in_sync > 1:
+        raise ConfigError(
+            f"`edge_worth` needs one device. Received: {strategy.num_replicas_in_sync}, with `distribute`."
+        )
     with strategy.scope():
         model = load_best(folder)
     config = folder.read_config()
@@ -94,6 +102,8 @@ def evaluate(
     kl = values["kl_per_node"]
     metrics["test_kl"], metrics["test_kl_stderr"] = _mean_and_stderr(kl.sum(axis=1))
     metrics["test_kl_per_node"] = [float(node) for node in kl.mean(axis=0, dtype="float64")]
+    if edge_worth:
+        metrics["test_edge_worth"] = _edge_worth(model, config, images, seed)
     metrics["test_bits_per_dim"] = bounds.bits_per_dim(metrics["test_log_likelihood"], int(np.prod(model.image_shape)))
     return metrics | {
         "active_units": int(active.result()),
@@ -106,6 +116,27 @@ def evaluate(
         "binarization": config.binarization,
         "method": config.method,
     }
+
+
+def _edge_worth(model, config, images, seed):
+    """What each edge is worth on the test images, for JSON."""
+    if len(images) < 2:
+        raise ConfigError("`edge_worth` needs two test images or more, for an error. Received: one.")
+    train = data.load_training(config, config.seed).train
+    if isinstance(train, data.Records):
+        raise ConfigError("`edge_worth` needs training images in memory. Received: a run with `stream`.")
+    found = structure.edge_worth(
+        *(model, train, images),
+        weight_decay=config.weight_decay,
+        binarization=config.binarization,
+        seed=seed,
+        jit_compile=config.jit_compile,
+    )
+    return [
+        {"parent": parent, "child": child, "nats": float(nats[0]), "stderr": float(nats[1])}
+        for parent, child in model.edges
+        for nats in [(found.nats[child - 1, parent - 1], found.stderr[child - 1, parent - 1])]
+    ]
 
 
 def per_image(

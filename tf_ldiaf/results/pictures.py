@@ -49,23 +49,32 @@ def as_png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def latent_graph(adjacency: npt.ArrayLike, gate_probs: npt.ArrayLike | None = None) -> nx.DiGraph:
+def latent_graph(
+    adjacency: npt.ArrayLike, weights: npt.ArrayLike | None = None, stderr: npt.ArrayLike | None = None
+) -> nx.DiGraph:
     """The latent graph, edges from parent to child.
 
     Args:
         adjacency: [N, N], adjacency[child, parent].
-        gate_probs: [N, N], edge weights; the adjacency itself by default.
+        weights: [N, N], of the edges: gate probabilities, or what they are worth; the adjacency itself by default.
+        stderr: [N, N], of what they are worth.
 
     Returns:
-        A networkx.DiGraph with nodes z1 .. zN and edge attribute `weight`.
+        A networkx.DiGraph with nodes z1 .. zN and edge attributes `weight`, and `stderr` if it is given.
     """
     adjacency = np.asarray(adjacency)
-    weights = adjacency if gate_probs is None else np.asarray(gate_probs)
+    weights = adjacency if weights is None else np.asarray(weights)
     graph = nx.DiGraph(made_by=MARK)
     graph.add_nodes_from(f"z{n + 1}" for n in range(len(adjacency)))
     for child, parent in np.argwhere(adjacency > 0):
-        graph.add_edge(f"z{parent + 1}", f"z{child + 1}", weight=round(float(weights[child, parent]), 4))
+        error = {} if stderr is None else {"stderr": round(float(np.asarray(stderr)[child, parent]), 4)}
+        graph.add_edge(f"z{parent + 1}", f"z{child + 1}", weight=round(float(weights[child, parent]), 4), **error)
     return graph
+
+
+def weight_text(edge: dict) -> str:
+    """The weight of an edge of a `latent_graph`, with its standard error if it has one."""
+    return f"{edge['weight']:.2f}" + (f" +- {edge['stderr']:.2f} nats" if "stderr" in edge else "")
 
 
 def draw_graph(graph: nx.DiGraph) -> np.ndarray:
@@ -87,6 +96,7 @@ def draw_graph(graph: nx.DiGraph) -> np.ndarray:
     axes.set_axis_off()
     axes.margins(0.15)
     weights = nx.get_edge_attributes(graph, "weight")
+    largest = max([1.0, *weights.values()])
     nx.draw_networkx_nodes(graph, position, ax=axes, node_size=900, node_color="#dbe9f6", edgecolors="#26547c")
     nx.draw_networkx_labels(graph, position, ax=axes, font_size=11)
     nx.draw_networkx_edges(
@@ -94,12 +104,16 @@ def draw_graph(graph: nx.DiGraph) -> np.ndarray:
         position,
         ax=axes,
         node_size=900,
-        width=[0.5 + 2 * weight for weight in weights.values()],
+        width=[0.5 + 2 * max(weight, 0.0) / largest for weight in weights.values()],
         edge_color="#26547c",
         arrowsize=14,
     )
-    labels = {edge: f"{weight:.2f}" for edge, weight in weights.items() if weight != 1}
-    nx.draw_networkx_edge_labels(graph, position, labels, ax=axes, font_size=8, label_pos=0.5)
+    labels = {
+        (a, b): weight_text(edge).replace(" +- ", "\n\N{PLUS-MINUS SIGN}").removesuffix(" nats")
+        for a, b, edge in graph.edges(data=True)
+        if edge["weight"] != 1
+    }
+    nx.draw_networkx_edge_labels(graph, position, labels, ax=axes, font_size=8, label_pos=0.62, rotate=False)
     return _as_pixels(figure)
 
 
@@ -142,7 +156,7 @@ def save_graph(graph: nx.DiGraph, path: str | os.PathLike) -> None:
     """Writes a `latent_graph` as a picture (.png), as DOT (.dot) or as node-link JSON (.json), by the suffix."""
     path = pathlib.Path(path)
     if path.suffix == ".dot":
-        edges = (f'  {a} -> {b} [label="{weight:g}"];' for a, b, weight in graph.edges(data="weight"))
+        edges = (f'  {a} -> {b} [label="{weight_text(edge)}"];' for a, b, edge in graph.edges(data=True))
         path.write_text(
             "\n".join([f"// {MARK}", "digraph latent {", *(f"  {node};" for node in graph), *edges, "}", ""])
         )

@@ -7,12 +7,13 @@ import networkx as nx
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import FileError
 from tf_ldiaf.paths import shown
+from tf_ldiaf.results import pictures
 from tf_ldiaf.results.run_folder import RunFolder, best_row
 
 
 def edges_text(graph: nx.DiGraph) -> str:
     """The edges of a `pictures.latent_graph`, parent -> child (weight); "" if it has none."""
-    return ", ".join(f"{parent} -> {child} ({weight:.2f})" for parent, child, weight in graph.edges(data="weight"))
+    return ", ".join(f"{a} -> {b} ({pictures.weight_text(edge)})" for a, b, edge in graph.edges(data=True))
 
 
 def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.DiGraph | None) -> str:
@@ -73,6 +74,10 @@ def metrics_table(metrics: dict) -> str:
         ("reconstruction", f"{with_error('reconstruction')} nats"),
         ("KL", f"{with_error('kl')} nats"),
         *((f"KL of z{n + 1}", f"{kl:.2f} nats") for n, kl in enumerate(metrics["test_kl_per_node"])),
+        *(
+            (f"worth of z{edge['parent']} -> z{edge['child']}", f"{edge['nats']:.2f} +- {edge['stderr']:.2f} nats")
+            for edge in metrics.get("test_edge_worth", [])
+        ),
         ("active units", f"{metrics['active_units']} of {metrics['latent_dimensions']}"),
         ("parameters", f"{metrics['num_parameters']:,}"),
         ("seed of the draws", str(metrics["seed"])),
@@ -103,7 +108,9 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
             raise FileError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
     settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())
     no_validation = " (the validation images were trained on like the others)" if not config.validation_fraction else ""
-    learned = "learned (edge, gate probability)" if config.learns_gates else "fixed"
+    learned = "learned" if config.learns_gates else "fixed"
+    is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
+    weights = "what it is worth in nats" if is_worth else "gate probability" if config.learns_gates else "1"
     return f"""# {name}
 
 A variational autoencoder of {" x ".join(map(str, image_shape))} binary images, made with tf_ldiaf.
@@ -130,7 +137,7 @@ ELBO by epoch{no_validation}:
 
 ## Latent graph
 
-Root z{config.num_nodes}; edges from parent to child, {learned}: {edges_text(graph) or "none"}.
+Root z{config.num_nodes}; edges from parent to child, {learned} ({weights}): {edges_text(graph) or "none"}.
 
 ![graph](graph.png)
 

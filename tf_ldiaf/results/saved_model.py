@@ -4,6 +4,7 @@ import os
 import pathlib
 import tempfile
 
+import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf import paths
@@ -62,7 +63,18 @@ def _check_free(out, overwrite):
 
 
 def _graph(model, folder):
+    """The graph with what its edges are worth, if that was measured; otherwise with their gate probabilities."""
     adjacency = model.gates.adjacency().numpy()
+    try:
+        worth = folder.read_metrics().get("test_edge_worth") if folder.metrics_file.is_file() else None
+        if worth is not None:
+            nats, stderr = np.zeros((2, *adjacency.shape))
+            for edge in worth:
+                place = edge["child"] - 1, edge["parent"] - 1
+                nats[place], stderr[place] = edge["nats"], edge["stderr"]
+            return pictures.latent_graph(adjacency, nats, stderr)
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        raise FileError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
     epochs = folder.read_gates()["epochs"]
     try:
         return pictures.latent_graph(adjacency, epochs[-1]["probs"] if epochs else None)

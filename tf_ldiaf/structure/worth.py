@@ -46,6 +46,7 @@ def edge_worth(
     binarization: str = "none",
     num_samples: int = 10,
     seed: int = 0,
+    jit_compile: bool = True,
 ) -> EdgeWorth:
     """What the model loses without each of its edges, when it may make up for it.
 
@@ -77,6 +78,7 @@ def edge_worth(
         binarization: "dynamic" if `x` is grey, as in `LDIAF.compile`; `held_out` is needed then.
         num_samples: draws of each held-out image.
         seed: of the order of the images and of all draws.
+        jit_compile: whether XLA compiles what is computed.
 
     Raises:
         ValueError: the model saw no images yet; an unknown `refit`; grey images without `held_out`.
@@ -106,8 +108,9 @@ def edge_worth(
     optimizer = keras.optimizers.AdamW(
         keras.optimizers.schedules.CosineDecay(learning_rate, num_steps), weight_decay=weight_decay
     )
-    copy.compile(optimizer, seed=seed, binarization=binarization, kl_warmup_epochs=0)
-    variants = _Variants(copy, x, held_out, num_steps, batch_size, num_samples, seed)
+    copy.compile(optimizer, seed=seed, binarization=binarization, kl_warmup_epochs=0, jit_compile=jit_compile)
+    bounds = copy.compiled_bounds(num_samples, seed, jit_compile)
+    variants = _Variants(copy, bounds, x, held_out, num_steps, batch_size, seed)
     nats, stderr = np.full((2, model.num_nodes, model.num_nodes), np.nan)
     edges, whole = model.edges, None
     for child, group in itertools.groupby(sorted(edges, key=lambda edge: edge[1]), key=lambda edge: edge[1]):
@@ -146,15 +149,14 @@ def _only_rows_of(only, rows_of_each, start):
 class _Variants:
     """A compiled model that is trained a little further with one graph or another, always from the same weights."""
 
-    def __init__(self, model, x, held_out, num_steps, batch_size, num_samples, seed):
-        self.model, self.held_out = model, held_out
+    def __init__(self, model, bounds, x, held_out, num_steps, batch_size, seed):
+        self.model, self.bounds, self.held_out = model, bounds, held_out
         model.optimizer.build(model.trainable_variables)
         self.variables = [*model.trainable_variables, *model.optimizer.variables]
         self.start = [variable.numpy() for variable in self.variables]
         self.batches = data.training_launches(x, batch_size=batch_size, seed=seed, steps_per_launch=_STEPS_PER_LAUNCH)
         per_launch = data.steps_per_epoch(x, batch_size) / data.launches_per_epoch(x, batch_size, _STEPS_PER_LAUNCH)
         self.num_launches = math.ceil(num_steps / per_launch)
-        self.bounds = model.compiled_bounds(num_samples, seed)
 
     def elbo(self, edges):
         """The ELBO of each held-out image after training with `edges`: [n], nats."""
