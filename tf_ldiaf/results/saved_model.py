@@ -68,11 +68,10 @@ def _graph(model, folder):
     try:
         worth = folder.read_metrics().get("test_edge_worth") if folder.metrics_file.is_file() else None
         if worth is not None:
-            nats, stderr = np.zeros((2, *adjacency.shape))
+            values = np.zeros((2, *adjacency.shape))
             for edge in worth:
-                place = edge["child"] - 1, edge["parent"] - 1
-                nats[place], stderr[place] = edge["nats"], edge["stderr"]
-            return pictures.latent_graph(adjacency, nats, stderr)
+                values[:, edge["child"] - 1, edge["parent"] - 1] = edge["nats"], edge["stderr"]
+            return pictures.latent_graph(adjacency, *values)
     except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
         raise FileError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
     epochs = folder.read_gates()["epochs"]

@@ -105,9 +105,8 @@ def edge_worth(
         x, held_out = x[np.sort(order[num:])], x[np.sort(order[:num])]
     copy = with_edges(model, model.edges)
     only = _only_one_node_learns(copy) if refit == "node" else None
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(learning_rate, num_steps), weight_decay=weight_decay
-    )
+    schedule: typing.Any = keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     copy.compile(optimizer, seed=seed, binarization=binarization, kl_warmup_epochs=0, jit_compile=jit_compile)
     bounds = copy.compiled_bounds(num_samples, seed, jit_compile)
     variants = _Variants(copy, bounds, x, held_out, num_steps, batch_size, seed)
@@ -126,7 +125,7 @@ def edge_worth(
 
 def _only_one_node_learns(model):
     """A variable with the index of the one node whose networks learn; all else stays at its weights of now."""
-    only, graph = tf.Variable(0, trainable=False), model.graph
+    only, graph = tf.Variable(tf.constant(0), trainable=False), model.graph
     model.encoder.trainable = model.decoder.trainable = False
     networks = [(part, 1) for part in (graph.bottom_up, graph.top_down) if part is not None]
     networks += [(graph.flows, graph.num_flow_steps)] if graph.flows is not None else []
