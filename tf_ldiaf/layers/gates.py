@@ -101,11 +101,11 @@ class Gates(Float32Layer):
                 constraint=lambda scaled_logits: keras.ops.clip(scaled_logits, -bound, bound),
             )
         else:  # a variable: `structure` tries other graphs without compiling a model anew
-            fixed = tf.constant(self.fixed)
+            fixed = self.fixed
             self.open = self.add_weight(
                 name="open",
                 shape=self.possible.shape,
-                initializer=lambda shape, dtype: fixed,
+                initializer=lambda shape, dtype: tf.constant(fixed),
                 trainable=False,
             )
         self.built = True
