@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_data import grey, load, numbered, save_pngs
 
 from tf_ldiaf import Config, data
@@ -319,3 +320,15 @@ def test_a_data_set_larger_than_memory_should_be_holds_is_refused_and_told_of_th
     monkeypatch.setattr(arrays_in_memory, "most_bytes", lambda: 63 * 6 * 5 - 1)
     with pytest.raises(DataError, match=r"must fit into a quarter.*1,889 bytes, or be read with `stream`.* of 1,890"):
         read_stripes(stripes, monkeypatch)
+
+
+def test_a_folder_with_a_name_of_tfds_is_one_or_the_other(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "mnist").mkdir()
+    for i in range(20):
+        Image.fromarray(np.full((4, 4), 200 * (i % 2), "uint8")).save(place / "mnist" / f"{i}.png")
+    with pytest.raises(DataError, match=r"mean one thing\. Received: mnist, .*; \./mnist is the folder"):
+        data.load_training(Config(dataset="mnist"), seed=0)
+    assert len(data.load_training(Config(dataset="./mnist"), seed=0).train) == 13
+    with pytest.raises(DataError, match="is not prepared in"):
+        data.load_training(Config(dataset="mnist", data_dir=str(place / "tfds")), seed=0)

@@ -194,18 +194,6 @@ def test_images_that_are_all_of_one_colour_are_refused(train, words, tmp_path):
         data.load_training(Config(dataset=tmp_path / "a.npz"), seed=0)
 
 
-def test_a_folder_with_a_name_of_tfds_is_one_or_the_other(place, monkeypatch):
-    monkeypatch.chdir(place)
-    (place / "mnist").mkdir()
-    for i in range(20):
-        picture(place / "mnist" / f"{i}.png")
-    with pytest.raises(DataError, match=r"mean one thing\. Received: mnist, .*; \./mnist is the folder"):
-        data.load_training(Config(dataset="mnist"), seed=0)
-    assert len(data.load_training(Config(dataset="./mnist"), seed=0).train) == 13
-    with pytest.raises(DataError, match="is not prepared in"):
-        data.load_training(Config(dataset="mnist", data_dir=str(place / "tfds")), seed=0)
-
-
 def test_folders_of_classes_are_one_set(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()

@@ -110,7 +110,7 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
     no_validation = " (the validation images were trained on like the others)" if not config.validation_fraction else ""
     learned = "learned" if config.learns_gates else "fixed"
     is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
-    weights = "what it is worth in nats" if is_worth else "gate probability" if config.learns_gates else "1"
+    weights = " (what it is worth in nats)" if is_worth else " (gate probability)" if config.learns_gates else ""
     return f"""# {name}
 
 A variational autoencoder of {" x ".join(map(str, image_shape))} binary images, made with tf_ldiaf.
@@ -137,7 +137,7 @@ ELBO by epoch{no_validation}:
 
 ## Latent graph
 
-Root z{config.num_nodes}; edges from parent to child, {learned} ({weights}): {edges_text(graph) or "none"}.
+Root z{config.num_nodes}; edges from parent to child, {learned}{weights}: {edges_text(graph) or "none"}.
 
 ![graph](graph.png)
 
