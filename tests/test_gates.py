@@ -126,12 +126,12 @@ def test_all_probabilities_that_the_config_admits_are_within_the_bound(initial_p
     assert (abs(gates.gate_logits.numpy()) < _LARGEST_LOGIT).all()
 
 
-def test_fixed_gates_are_the_given_ones_and_learn_nothing():
+def test_fixed_gates_are_the_given_ones_and_have_no_weights():
     adjacency = [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
     gates = make(3, edges=[(2, 1), (3, 2)])
     np.testing.assert_array_equal(gates.probs(), adjacency)
     np.testing.assert_array_equal(gates.adjacency(), adjacency)
-    assert gates.trainable_weights == []
+    assert gates.weights == []
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from tf_ldiaf import LDIAF, structure
+from tf_ldiaf.errors import DataError
 from tf_ldiaf.layers import AdditiveDecoder, Gates, MaskedDecoder
-from tf_ldiaf.structure import ObservedNodes
+from tf_ldiaf.structure import ObservedNodes, worth
 
 ALL = [(2, 1), (3, 1), (3, 2)]
 SMALL = {"encoder_units": [16], "decoder_units": [16], "node_units": [16]}
@@ -191,16 +192,77 @@ def test_masks_that_divide_no_picture_are_refused(masks, words):
         MaskedDecoder(masks, 2)
 
 
-def test_a_decoder_for_other_nodes_or_images_is_refused():
-    with pytest.raises(ValueError, match="decoder must give a logit for each of the 16 pixels"):
-        LDIAF(2, 3, 0, decoder=AdditiveDecoder(2, 3, (5, 5)), encoder_units=[8]).build((None, 4, 4))
+def test_weights_that_are_loaded_leave_the_graph_alone(tmp_path):
+    one, other = (LDIAF(3, 2, 0, edges=edges, **SMALL) for edges in ([(3, 1)], ALL))
+    for model in (one, other):
+        model.build((None, 3, 3))
+    one.save_weights(tmp_path / "one.weights.h5")
+    other.load_weights(tmp_path / "one.weights.h5")
+    assert other.edges == ALL
+    other.set_weights(one.get_weights())
+    assert other.edges == other.get_config()["edges"] == ALL
 
 
-def test_a_model_saved_before_fixed_gates_had_a_variable_is_read(tmp_path, monkeypatch):
-    model = LDIAF(3, 2, 0, edges=[(3, 1)], **SMALL)
+def test_only_the_childs_networks_are_refitted_and_every_variant_begins_anew():
+    x = np.random.default_rng(0).integers(0, 2, (128, 3, 3))
+    keras.utils.set_random_seed(0)
+    model = structure.with_edges(LDIAF_with_all(), ALL)
+    only = worth._only_one_node_learns(model)
+    model.compile(keras.optimizers.AdamW(1e-2, weight_decay=0.1), kl_warmup_epochs=0)
+    variants = worth._Variants(model, model.compiled_bounds(3), x, x[:50], 6, 64, seed=0)
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    only.assign(1)
+    first = variants.elbo(ALL)
+    moved = {path: _rows_that_moved(before[path], weight.numpy()) for path, weight in _by_path(model).items()}
+    its = {"bottom_up": [1], "top_down": [1], "flows": [2, 3]}  # of two flow steps
+    for path, rows in moved.items():
+        room, part = path.split("/")[1:3] if path.count("/") > 1 else ("", "")
+        if room in ("encoder", "decoder", "graph"):
+            assert rows == (its.get(part, []) if room == "graph" else []), path
+    without = variants.elbo([(3, 1)])
+    assert (without != first).any()
+    np.testing.assert_array_equal(variants.elbo(ALL), first)
+
+
+def LDIAF_with_all():  # noqa: N802
+    model = LDIAF(3, 2, 2, edges=ALL, root_components=3, flow_units=[8], context_dim=4, **SMALL)
     model.build((None, 3, 3))
-    monkeypatch.setattr(Gates, "save_own_variables", lambda self, store: None)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    assert loaded.edges == [(3, 1)]
-    np.testing.assert_array_equal(loaded.encode(np.zeros((2, 3, 3))), model.encode(np.zeros((2, 3, 3))))
+    return model
+
+
+def _by_path(model):
+    return {weight.path: weight for weight in model.weights}
+
+
+def _rows_that_moved(before, after):
+    return [
+        i for i, (a, b) in enumerate(zip(np.atleast_1d(before), np.atleast_1d(after), strict=True)) if np.any(a != b)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: structure.ObservedNodes(3, 1), "edges must be pairs"),
+        (lambda: structure.ObservedNodes(3, 2, edges=ALL).build((None, 3, 1)), r"images of shape \(3, 2\)"),
+        (lambda: AdditiveDecoder(3, 2, (4, 4)).build((None, 5)), r"latents \[B, 6\]. Received: \(None, 5\)"),
+        (
+            lambda: LDIAF(2, 3, decoder=AdditiveDecoder(3, 2, (4, 4)), **SMALL).build((None, 4, 4)),
+            r"decoder must be one of 2 nodes of 3 dimensions and images \(4, 4\)\. Received: 3 of 2 and \(4, 4\)",
+        ),
+        (
+            lambda: LDIAF(2, 3, decoder=AdditiveDecoder(2, 3, (2, 8)), **SMALL).build((None, 4, 4)),
+            r"and images \(4, 4\)\. Received: 2 of 3 and \(2, 8\)",
+        ),
+        (lambda: structure.node_worth(LDIAF(), np.zeros((2, 4, 4))), "model must know the size of its images"),
+        (lambda: structure.edge_worth(LDIAF_with_all(), np.zeros((1, 3, 3))), "x must be two images or more"),
+        (
+            lambda: structure.edge_worth(LDIAF_with_all(), np.zeros((4, 3, 3)), np.full((2, 3, 3), 255)),
+            "pixels that are 0 or 1",
+        ),
+        (lambda: structure.node_worth(LDIAF_with_all(), np.full((2, 3, 3), np.nan)), "pixels that are 0 or 1"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(make, words):
+    with pytest.raises((ValueError, DataError), match=words):
+        make()

@@ -16,7 +16,9 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("batch_size", 100, "Images at a time.", 1, 10**6, FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the draws.", 0, 2**31 - 1, FLAGS)
 flags.DEFINE_enum("distribute", "none", ("none", "mirrored", "multi_worker"), "As in training.", FLAGS)
-flags.DEFINE_bool("edge_worth", False, "Measure what each edge is worth, by training on without it: minutes.", FLAGS)
+flags.DEFINE_bool(
+    "edge_worth", False, "Measure what each edge is worth, by as many short trainings as there are.", FLAGS
+)
 flags.DEFINE_string("dataset", "", "Where the images are now, if they were moved (default: as in the run).", FLAGS)
 flags.DEFINE_string("data_dir", "", "Where TFDS keeps its data sets (default: as in the run).", FLAGS)
 

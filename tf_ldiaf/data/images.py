@@ -62,9 +62,8 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
             train = train.only(lambda x: x <= 1)
             train = train.then(lambda x: 255 * x)
     images = TrainingImages(binarize(train, settings, "train"), binarize(valid, settings, "valid"))
-    held = [part for part in images if not isinstance(part, Records)]
     first = images.valid.flat[0]
-    if all((part == first).all() for part in held):
+    if all((part == part.flat[0]).all() for part in images if not isinstance(part, Records)):
         colour = "white" if first else "black"
         raise DataError(
             f"`dataset` must have images with something in them. Received: {settings.dataset}, whose images are all "

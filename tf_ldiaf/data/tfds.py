@@ -41,7 +41,7 @@ def knows(name: str) -> bool:
     """Whether TFDS has a data set of this name."""
     import tensorflow_datasets as tfds  # slow to import, and only needed here
 
-    return name in tfds.list_builders()
+    return name in tfds.list_builders(with_community_datasets=False)
 
 
 def open_stream(name: str, data_dir: str) -> dict[str, Records]:

@@ -15,8 +15,8 @@ from tf_ldiaf.layers.stacked import StackedDense, dense_network
 class AdditiveDecoder(Float32Layer):
     """A decoder to which every node adds a picture of its own: logits(z) = sum_n picture_n(z_n).
 
-    What a node draws can then be looked at: `pictures(z)`. The order of the nodes is not given by such a model, nor are
-    the coordinates within a node.
+    What a node draws can then be looked at: `pictures(z)`. Two trainings may number the nodes differently, and use
+    other coordinates within a node.
 
     Called with latents [B, N * D] it gives a logit for each pixel, [B, pixels].
 
@@ -52,10 +52,24 @@ class AdditiveDecoder(Float32Layer):
 
     def build(self, input_shape) -> None:
         width = self.node_dim
+        if input_shape[-1] != self.num_nodes * width:
+            raise ValueError(f"z must be latents [B, {self.num_nodes * width}]. Received: {input_shape}.")
         for layer in self.stack:
             layer.build((None, width))
             width = layer.units
         self.built = True
+
+    def check_fits(self, num_nodes: int, node_dim: int, image_shape: tuple[int, ...]) -> None:
+        """Says if a model has other nodes, or images.
+
+        Raises:
+            ValueError: it has.
+        """
+        if (self.num_nodes, self.node_dim, self.image_shape) != (num_nodes, node_dim, image_shape):
+            raise ValueError(
+                f"decoder must be one of {num_nodes} nodes of {node_dim} dimensions and images {image_shape}. "
+                f"Received: {self.num_nodes} of {self.node_dim} and {self.image_shape}."
+            )
 
     def pictures(self, z: tf.Tensor) -> tf.Tensor:
         """What each node adds to the logits: [N, B, pixels], of latents [B, N * D]."""

@@ -100,14 +100,11 @@ class Gates(Float32Layer):
                 initializer=keras.initializers.Constant(start / _RATE),
                 constraint=lambda scaled_logits: keras.ops.clip(scaled_logits, -bound, bound),
             )
-        else:  # a variable: `structure` tries other graphs without compiling a model anew
-            fixed = self.fixed
-            self.open = self.add_weight(
-                name="open",
-                shape=self.possible.shape,
-                initializer=lambda shape, dtype: tf.constant(fixed),
-                trainable=False,
-            )
+        else:
+            # A variable: `structure` tries other graphs without compiling a model anew. It is none of the weights that
+            # Keras saves, loads and copies: which edges there are is in the layer's config.
+            with tf.init_scope():
+                object.__setattr__(self, "open", tf.Variable(tf.constant(self.fixed), trainable=False, name="open"))
         self.built = True
 
     def fix(self, edges: Sequence[tuple[int, int]]) -> None:
@@ -122,10 +119,6 @@ class Gates(Float32Layer):
         if not self.built:
             self.build()
         self.open.assign(self.fixed)
-
-    def load_own_variables(self, store) -> None:
-        if self.fixed is None or store.keys():  # what was saved before fixed gates had a variable is in the config
-            super().load_own_variables(store)
 
     def get_config(self) -> dict:
         edges = None if self.fixed is None else edges_of(self.fixed)

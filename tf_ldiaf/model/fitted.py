@@ -52,7 +52,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         others = kwargs.keys() & {"sample_weight", "class_weight", "steps_per_epoch"}
         is_plain = isinstance(x, np.ndarray) and shuffle and not others
         if isinstance(x, np.ndarray):
-            self._check_array(x, self._takes_grey)
+            self.check_images(x, self._takes_grey)
         if is_plain and validation_split and validation_data is None:
             num = int(len(x) * (1.0 - validation_split))
             x, validation_data, validation_split = x[:num], x[num:], 0.0
@@ -82,7 +82,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         """
         x = images_of(x)
         if isinstance(x, np.ndarray):
-            self._check_array(x)
+            self.check_images(x)
         logs = super().evaluate(x, *args, return_dict=True, **kwargs)
         self.check_pixels()
         return logs if return_dict else [logs[name] for name in self.metrics_names]
@@ -95,7 +95,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         """
         x = images_of(x)
         if isinstance(x, np.ndarray):
-            self._check_array(x)
+            self.check_images(x)
         self.bad_pixels_predicted.reset_state()
         codes: typing.Any = super().predict(x, *args, **kwargs)
         self.check_pixels(counted=self.bad_pixels_predicted)
@@ -103,20 +103,20 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
 
     def train_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
         """As Keras's; a list is in the order of `metrics_names`. Errors as of `fit`."""
-        self._check_array(np.asarray(images_of(x)), self._takes_grey)
+        self.check_images(np.asarray(images_of(x)), self._takes_grey)
         logs = super().train_on_batch(x, *args, return_dict=True, **kwargs)
         self.check_steps()
         return logs if return_dict else [logs[name] for name in self.metrics_names if name in logs]
 
     def test_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
         """As Keras's; a list is in the order of `metrics_names`. Errors as of `evaluate`."""
-        self._check_array(np.asarray(images_of(x)))
+        self.check_images(np.asarray(images_of(x)))
         logs = super().test_on_batch(x, *args, return_dict=True, **kwargs)
         return logs if return_dict else [logs[name] for name in self.metrics_names]
 
     def predict_on_batch(self, x) -> np.ndarray:
         """The code of each image; errors as of `predict`."""
-        self._check_array(np.asarray(images_of(x)))
+        self.check_images(np.asarray(images_of(x)))
         return super().predict_on_batch(x)  # pyright: ignore[reportReturnType]
 
     @property
@@ -128,7 +128,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         return self.compiled and self.objective.binarization == "dynamic"
 
     @staticmethod
-    def _check_array(x, is_grey=False):
+    def check_images(x, is_grey=False):
         if not x.ndim or not len(x):
             raise DataError(f"`x` must have at least one image. Received: an array of shape {x.shape}.")
         for start in range(0, len(x), _CHECKED_AT_ONCE):

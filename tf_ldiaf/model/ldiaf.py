@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tf_ldiaf.config import Config, ModelSettings
 from tf_ldiaf.data import binarization
 from tf_ldiaf.fields import checked
+from tf_ldiaf.layers.decoders import AdditiveDecoder
 from tf_ldiaf.layers.encoders import make_decoder, make_encoder
 from tf_ldiaf.layers.gates import Gates, edges_of
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
@@ -126,6 +127,8 @@ class LDIAF(Trainer):
         if self.decoder is None:
             self.decoder = make_decoder(self.decoder_units, self.channels, self.image_shape)
             self.decoder.build((None, self.num_nodes * self.node_dim))
+        if isinstance(self.decoder, AdditiveDecoder):
+            self.decoder.check_fits(self.num_nodes, self.node_dim, self.image_shape)
         self.encoder_input = self._input_shape_of("encoder", self.image_shape)
         self.decoder_input = self._input_shape_of("decoder", (self.num_nodes * self.node_dim,))
         features, logits = (
@@ -191,7 +194,6 @@ class LDIAF(Trainer):
         Args:
             filepath: a folder.
             format: "tf_saved_model", the only one.
-            kwargs: Keras's, not used.
         """
         if format != "tf_saved_model":
             raise ValueError(f"format must be tf_saved_model. Received: {format}.")

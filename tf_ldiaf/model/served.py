@@ -6,7 +6,7 @@ import typing
 import tensorflow as tf
 
 # Tensors of these types are taken too, where their numbers are those of the signature's type.
-_COUNTS = (tf.int32, tf.int64)  # all of one type: each combination is a tenth of a MB
+_COUNTS = (tf.int32, tf.int64)
 _PIXELS = (tf.float32, tf.float64, tf.uint8, tf.int32, tf.int64, tf.bool)
 
 
@@ -14,7 +14,8 @@ class ServedModel(tf.Module):
     """The four questions a SavedModel answers, for any batch size. TFP leaves no trace in the graph.
 
     As signatures they take images as float32 [n, H, W] in {0, 1}, and `seed`, `num` and `num_importance_samples` as
-    int32 scalars. As functions of the loaded model they take other types of numbers, too.
+    int32 scalars. As functions of the loaded model they take other types of numbers, too; numbers and seeds that are
+    tensors must be of one type, int32 or int64.
 
         sample(num, seed)                                      -> probs, images: [num, H, W]
         encode(images)                                         -> codes: [n, N, D]
@@ -30,6 +31,7 @@ class ServedModel(tf.Module):
     def __init__(self, model: typing.Any):
         super().__init__()
         self.weights = [variable.value for variable in model.variables]
+        self.weights += [] if model.gates.fixed is None else [model.gates.open]
         images = tf.TensorSpec([None, *model.image_shape], tf.float32, name="images")
         seed = tf.TensorSpec([], tf.int32, name="seed")
         num = tf.TensorSpec([], tf.int32, name="num")
@@ -77,7 +79,9 @@ def _served(function, specs):
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
 def _as_int32(x):
-    is_small = tf.debugging.Assert(tf.abs(x) < 2**31, ["Numbers and seeds must be below 2^31. Received:", x])
+    is_small = tf.debugging.Assert(
+        (x < 2**31) & (x >= -(2**31)), ["Numbers and seeds must be below 2^31. Received:", x]
+    )
     with tf.control_dependencies([is_small]):
         return tf.cast(x, tf.int32)
 

@@ -61,7 +61,7 @@ def evaluate(
             the run's training images.
 
     Raises:
-        ConfigError: `edge_worth` on several devices.
+        ConfigError: `edge_worth` on several devices, of a streamed data set, or of one test image.
         FileError, CheckpointError: the folder has no usable model.
         DataError: the images cannot be read, or are not those that were there when the run was trained.
         NonFiniteError: a bound is infinite or not a number.
@@ -88,6 +88,7 @@ def evaluate(
         )
     print(data.described(config, images), flush=True)
     checkpoints.check_image_shape(model.image_shape, images.shape[1:], config.dataset)
+    train = _training_images(config, images) if edge_worth else None
     stand = zlib.crc32(np.ascontiguousarray(images).data), zlib.crc32(folder.best.read_bytes())
     distribution.check_agreement(strategy, repr((num_importance_samples, batch_size, seed, *stand)))
     values = per_image(model, images, num_importance_samples, batch_size, seed, strategy, config.jit_compile)
@@ -103,7 +104,7 @@ def evaluate(
     metrics["test_kl"], metrics["test_kl_stderr"] = _mean_and_stderr(kl.sum(axis=1))
     metrics["test_kl_per_node"] = [float(node) for node in kl.mean(axis=0, dtype="float64")]
     if edge_worth:
-        metrics["test_edge_worth"] = _edge_worth(model, config, images, seed)
+        metrics["test_edge_worth"] = _edge_worth(model, config, train, images, seed)
     metrics["test_bits_per_dim"] = bounds.bits_per_dim(metrics["test_log_likelihood"], int(np.prod(model.image_shape)))
     return metrics | {
         "active_units": int(active.result()),
@@ -118,13 +119,17 @@ def evaluate(
     }
 
 
-def _edge_worth(model, config, images, seed):
-    """What each edge is worth on the test images, for JSON."""
+def _training_images(config, images):
+    """Those to measure edges with; what stands in the way is said before anything slow is done."""
+    if config.stream:
+        raise ConfigError("`edge_worth` needs training images in memory. Received: a run with `stream`.")
     if len(images) < 2:
         raise ConfigError("`edge_worth` needs two test images or more, for an error. Received: one.")
-    train = data.load_training(config, config.seed).train
-    if isinstance(train, data.Records):
-        raise ConfigError("`edge_worth` needs training images in memory. Received: a run with `stream`.")
+    return data.load_training(config, config.seed).train
+
+
+def _edge_worth(model, config, train, images, seed):
+    """What each edge is worth on the test images, for JSON."""
     found = structure.edge_worth(
         *(model, train, images),
         weight_decay=config.weight_decay,
@@ -132,6 +137,9 @@ def _edge_worth(model, config, images, seed):
         seed=seed,
         jit_compile=config.jit_compile,
     )
+    numbers = np.array([found.nats, found.stderr])
+    if not all(np.isfinite(numbers[:, child - 1, parent - 1]).all() for parent, child in model.edges):
+        raise NonFiniteError("`edge_worth` must find finite bounds. Received: others, when an edge was shut.")
     return [
         {"parent": parent, "child": child, "nats": float(nats[0]), "stderr": float(nats[1])}
         for parent, child in model.edges

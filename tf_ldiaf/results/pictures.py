@@ -111,7 +111,7 @@ def draw_graph(graph: nx.DiGraph) -> np.ndarray:
     labels = {
         (a, b): weight_text(edge).replace(" +- ", "\n\N{PLUS-MINUS SIGN}").removesuffix(" nats")
         for a, b, edge in graph.edges(data=True)
-        if edge["weight"] != 1
+        if "stderr" in edge or edge["weight"] != 1
     }
     nx.draw_networkx_edge_labels(graph, position, labels, ax=axes, font_size=8, label_pos=0.62, rotate=False)
     return _as_pixels(figure)

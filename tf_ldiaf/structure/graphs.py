@@ -5,6 +5,16 @@ from collections.abc import Sequence
 from tf_ldiaf.model.ldiaf import LDIAF
 
 
+def check_built(model: LDIAF) -> None:
+    """Says if a model does not know the size of its images.
+
+    Raises:
+        ValueError: it saw none yet.
+    """
+    if not model.built:
+        raise ValueError("model must know the size of its images. Received: one that saw none yet.")
+
+
 def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
     """A copy of a model with the same weights and another graph. It is not compiled.
 
@@ -15,8 +25,7 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
     Raises:
         ValueError: the model saw no images yet; or edges that are no such pairs.
     """
-    if not model.built:
-        raise ValueError("model must know the size of its images. Received: one that saw none yet.")
+    check_built(model)
     copy = type(model).from_config(model.get_config() | {"edges": list(edges)})
     copy.build((None, *model.image_shape))
     parts = [(model.encoder, copy.encoder), (model.decoder, copy.decoder)]

@@ -12,12 +12,19 @@ class ObservedNodes(LDIAF):
     """A model whose images are the nodes themselves, z [B, N, D], any real numbers.
 
     Its ELBO is log p(z), and its `kl_per_node` is -log p(z_n given its parents), nats. Only the top-down networks
-    (and the root's prior) learn; the gates are fixed. Arguments as of `LDIAF`.
+    (and the root's prior) learn. Arguments as of `LDIAF`; `edges` must be given.
     """
 
     def __init__(self, *args, **kwargs):
         unused = {"encoder_units": [1], "decoder_units": [1]}
         super().__init__(*args, **kwargs | unused)
+        if self.gates.fixed is None:
+            raise ValueError("edges must be pairs (parent, child). Received: None.")
+
+    def build(self, input_shape) -> None:
+        if tuple(input_shape[1:]) != (self.num_nodes, self.node_dim):
+            raise ValueError(f"x must be images of shape {(self.num_nodes, self.node_dim)}. Received: {input_shape}.")
+        super().build(input_shape)
 
     def features(self, x) -> tf.Tensor:
         return self.encoded(tf.convert_to_tensor(x))
@@ -29,7 +36,7 @@ class ObservedNodes(LDIAF):
         return Terms(0.0 * drawn.log_likelihood, log_prior, nothing, drawn.latents)
 
     @staticmethod
-    def _check_array(x, is_grey=False):
+    def check_images(x, is_grey=False):
         pass
 
     @staticmethod

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_ldiaf import data
 from tf_ldiaf.model.ldiaf import LDIAF
-from tf_ldiaf.structure.graphs import with_edges
+from tf_ldiaf.structure.graphs import check_built, with_edges
 
 _HELD_OUT_FRACTION = 0.2
 _STEPS_PER_LAUNCH = 25
@@ -68,8 +68,8 @@ def edge_worth(
     Args:
         model: a model that is trained. It is left as it is.
         x: [n, ...], images to train on.
-        held_out: [n, ...], images to measure on, with pixels 0 and 1. None: a random fifth of x, which is then not
-            trained on.
+        held_out: [n, ...], images to measure on, with pixels 0 and 1. None: a random fifth of x, which these
+            steps leave out. Better are images that the model never saw.
         refit: "model" or "node".
         num_steps: training steps, over which the learning rate falls to 0.
         batch_size: images of a step.
@@ -98,12 +98,15 @@ def edge_worth(
     if refit not in ("model", "node"):
         raise ValueError(f"refit must be model or node. Received: {refit}.")
     if held_out is None:
+        if len(x) < 2:
+            raise ValueError(f"x must be two images or more. Received: {len(x)}.")
         if binarization == "dynamic":
             raise ValueError("held_out must be images of 0 and 1 where x is grey. Received: None.")
         order = np.random.default_rng(seed).permutation(len(x))
         num = max(1, round(_HELD_OUT_FRACTION * len(x)))
         x, held_out = x[np.sort(order[num:])], x[np.sort(order[:num])]
     copy = with_edges(model, model.edges)
+    copy.check_images(held_out)
     only = _only_one_node_learns(copy) if refit == "node" else None
     schedule: typing.Any = keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
@@ -186,6 +189,7 @@ def node_worth(
 
     Raises:
         ValueError: the model saw no images yet.
+        DataError: pixels that are not 0 or 1.
     """
 
     def of_batch(x, first):
@@ -202,6 +206,8 @@ def node_worth(
 
         return tf.reduce_mean(terms.kl_per_node(), axis=0), tf.stack([lost(n) for n in range(model.num_nodes)], axis=1)
 
+    check_built(model)
+    model.check_images(x)
     step = tf.function(of_batch, jit_compile=model.loops_can_be_compiled, autograph=False)
     size = data.evaluation_batch_size(x, batch_size)
     batches = enumerate(data.evaluation_batches(x, batch_size))
