@@ -17,6 +17,7 @@ from tf_ldiaf.model.metrics import ActiveUnits
 from tf_ldiaf.probability import bounds
 from tf_ldiaf.results import checkpoints
 from tf_ldiaf.results.run_folder import RunFolder
+from tf_ldiaf.structure.worth import mean_and_stderr
 
 
 def load_best(folder: RunFolder) -> LDIAF:
@@ -185,5 +186,5 @@ def per_image(
 
 def _mean_and_stderr(values):
     """The mean and its standard error, which one image does not have: None."""
-    values = np.asarray(values, "float64")
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    mean, stderr = mean_and_stderr(values)
+    return float(mean), float(stderr) if len(values) > 1 else None
