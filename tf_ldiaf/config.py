@@ -92,7 +92,7 @@ class ModelSettings(Checked):
         "ends with, and the encoder begins with from the last to the first (none: dense layers only).",
         low=1,
     )
-    node_units: tuple[int, ...] = setting((64,), "Hidden widths of every top-down and bottom-up network.", low=1)
+    node_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every top-down and bottom-up network.", low=1)
     flow_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every masked network.", low=1, needs=_FLOWS)
     context_dim: int = setting(32, "Width of h, what a node's flow is told of the image.", low=1, needs=_FLOWS)
     initial_gate_prob: float = setting(0.95, "Gate probability at the start.", low=0.05, high=0.95, needs=_GATES)
@@ -168,8 +168,9 @@ class TrainingSettings(Checked):
         needs=_GATES,
     )
     edge_cost: float = setting(
-        0.35,
-        "Price of an open gate while gates are learned, nats per image; it comes in as the temperature falls.",
+        0.05,
+        "Nats per image that an edge must be worth. The price of an open gate while gates are learned; edges that are "
+        "then worth less are removed.",
         low=0,
         needs=_GATES,
     )

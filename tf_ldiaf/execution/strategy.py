@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf.errors import ConfigError, WorkerError
@@ -152,20 +153,32 @@ def check_agreement(strategy: tf.distribute.Strategy, stand: str) -> None:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
     value = zlib.crc32(stand.encode()) >> 1  # of int32
-
-    @tf.function
-    def of_all():
-        def gathered():
-            return tf.distribute.get_replica_context().all_gather(tf.constant([value]), axis=0)
-
-        return strategy.experimental_local_results(strategy.run(gathered))[0]
-
-    found = of_all().numpy()
+    found = _of_all(strategy, [value])
     if (found != value).any():
         raise WorkerError(
             "All workers must be given the same settings, images and run. Received: different ones "
             f"(checksums {', '.join(map(str, found))})."
         )
+
+
+def of_chief(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
+    """The first worker's values [n], for all workers of a cluster, which must call this together."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return values
+    return _of_all(strategy, values)[: len(values)]
+
+
+def _of_all(strategy, values):
+    """What the devices of all workers have, one after the other."""
+
+    @tf.function
+    def of_all():
+        def gathered():
+            return tf.distribute.get_replica_context().all_gather(tf.constant(values), axis=0)
+
+        return strategy.experimental_local_results(strategy.run(gathered))[0]
+
+    return of_all().numpy()
 
 
 def any_asks(strategy: tf.distribute.Strategy, asked: bool) -> bool:

@@ -100,11 +100,11 @@ class Gates(Float32Layer):
                 initializer=keras.initializers.Constant(start / _RATE),
                 constraint=lambda scaled_logits: keras.ops.clip(scaled_logits, -bound, bound),
             )
-        else:
-            # A variable: `structure` tries other graphs without compiling a model anew. It is none of the weights that
-            # Keras saves, loads and copies: which edges there are is in the layer's config.
-            with tf.init_scope():
-                object.__setattr__(self, "open", tf.Variable(tf.constant(self.fixed), trainable=False, name="open"))
+        # A variable: `structure` tries other graphs without compiling a model anew. It is none of the weights that
+        # Keras saves, loads and copies: which edges there are is in the layer's config.
+        can_be_open = self.possible if self.fixed is None else self.fixed
+        with tf.init_scope():
+            object.__setattr__(self, "open", tf.Variable(tf.constant(can_be_open), trainable=False, name="open"))
         self.built = True
 
     def fix(self, edges: Sequence[tuple[int, int]]) -> None:
@@ -120,6 +120,12 @@ class Gates(Float32Layer):
             self.build()
         self.open.assign(self.fixed)
 
+    def shut(self, are_shut: bool) -> None:
+        """Shuts all gates that are learned, whatever their logits are; or opens them again as far as these say."""
+        if not self.built:
+            self.build()
+        self.open.assign(self.possible * (not are_shut))
+
     def get_config(self) -> dict:
         edges = None if self.fixed is None else edges_of(self.fixed)
         return super().get_config() | {"num_nodes": self.num_nodes, "edges": edges, "initial_prob": self.initial_prob}
@@ -132,12 +138,11 @@ class Gates(Float32Layer):
         return _RATE * tf.convert_to_tensor(self.scaled_logits)
 
     def probs(self) -> tf.Tensor:
-        """gate_probs: [N, N], 0 where no gate can be; the adjacency itself once it is fixed."""
-        if self.fixed is not None:
-            if not self.built:
-                self.build()
-            return tf.convert_to_tensor(self.open)
-        return tf.constant(self.possible) * tf.sigmoid(self.gate_logits)
+        """gate_probs: [N, N], 0 where no gate can be or all are shut; the adjacency itself once it is fixed."""
+        if not self.built:
+            self.build()
+        can_be_open = tf.convert_to_tensor(self.open)
+        return can_be_open if self.fixed is not None else can_be_open * tf.sigmoid(self.gate_logits)
 
     def adjacency(self) -> tf.Tensor:
         """The most probable graph: [N, N] of 0 and 1, open where open is at least as probable as shut."""
@@ -158,4 +163,4 @@ class Gates(Float32Layer):
         draws = tf.reshape(uniform((1, *shape, self.possible.size), seed), (*shape, *self.possible.shape))
         logistic = tf.math.log(draws) - tf.math.log1p(-draws)
         relaxed = tf.sigmoid((self.gate_logits + logistic) / temperature)
-        return tf.constant(self.possible) * relaxed
+        return tf.convert_to_tensor(self.open) * relaxed

@@ -18,6 +18,9 @@ from tf_ldiaf.probability.noise import standard_normal
 class LatentGraph(Float32Layer):
     """Nodes z_1 .. z_N of D dimensions each; node N is the root, and z_n may depend on z_{n+1} .. z_N.
 
+    The prior of a node without parents is N(0, I). A network's constant in its place could shrink until the node says
+    nothing, and it would stay there.
+
     `prior()` and `posterior(features)` are TFP distributions over [N, D]. A node's children see z_nT, which is behind
     its flow. Called with features [B, F] it gives one draw of the posterior, [B, N, D].
 
@@ -151,20 +154,21 @@ class LatentGraph(Float32Layer):
         num_nodes, node_dim = self.num_nodes, self.node_dim
         top_down = self.top_down.of_one() if self.top_down is not None else None
         zeros = tf.zeros(tf.concat([shape, [node_dim]], axis=0))
+        has_parents = tf.reduce_any(gates > 0.0, axis=-1, keepdims=True)
 
-        def prior(n, is_root, parents):
+        def prior(n, parents):
             if top_down is None:
                 return zeros, zeros + 1.0
-            # The root has no network; what another's would give for it is not used.
-            n = tf.minimum(n, num_nodes - 2)
             gated = tf.expand_dims(gates[n], -1) * parents
             width = (num_nodes - 1) * node_dim
-            loc, scale, _ = top_down(n, tf.reshape(gated, tf.concat([tf.shape(gated)[:-2], [width]], axis=0)))
-            return tf.where(is_root, 0.0, loc), tf.where(is_root, 1.0, scale)
+            gated = tf.reshape(gated, tf.concat([tf.shape(gated)[:-2], [width]], axis=0))
+            # The root has no network; what another's would give for it is not used.
+            loc, scale, _ = top_down(tf.minimum(n, num_nodes - 2), gated)
+            return tf.where(has_parents[n], loc, 0.0), tf.where(has_parents[n], scale, 1.0)
 
         def body(n, parents, *arrays):
             is_root = tf.equal(n, num_nodes - 1) if top_down is not None else True
-            kept = visit(n, is_root, *prior(n, is_root, parents))
+            kept = visit(n, is_root, *prior(n, parents))
             place = tf.one_hot(n - 1, num_nodes - 1)[:, tf.newaxis]  # of z_n among z_2 .. z_N; nowhere for z_1
             arrays = [array.write(n, part) for array, part in zip(arrays, kept, strict=True)]
             return n - 1, parents + kept[0][..., tf.newaxis, :] * place, *arrays

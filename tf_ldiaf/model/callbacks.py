@@ -4,17 +4,19 @@ import typing
 
 import keras
 
-from tf_ldiaf.model.schedules import kl_weight, temperature
+from tf_ldiaf.model.schedules import epochs_without_edges, kl_weight, temperature
 
 
 class EpochSchedules(keras.callbacks.Callback):
-    """Counts epochs. Sets the model's KL weight, and the temperature of gates that are learned, at each one's start."""
+    """Counts epochs. At each one's start it sets the KL weight; and of gates that are learned, the temperature, and
+    whether they are shut."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: typing.Any = self.model
         objective, epoch = model.objective, max(epoch, int(model.epochs_done.numpy()))
         model.epochs_done.assign(epoch)
         if model.gates.fixed is None:
+            model.gates.shut(epoch < epochs_without_edges(objective.structure_epochs))
             model.temperature.assign(temperature(epoch, objective.structure_epochs, objective.final_temperature))
         model.kl_weight.assign(kl_weight(epoch, objective.kl_warmup_epochs))
 

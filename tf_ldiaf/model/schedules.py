@@ -1,9 +1,19 @@
-"""What changes from epoch to epoch: the gates' temperature, the weight of the KL term."""
+"""What changes from epoch to epoch: whether gates are shut, their temperature, the weight of the KL term."""
+
+
+def epochs_without_edges(structure_epochs: int) -> int:
+    """Epochs at the start of a structure phase in which all gates are shut: half of them.
+
+    Each node then has to say what it says of the image by itself. If edges are there from the start, some nodes say
+    what belongs to others, which become functions of their parents.
+    """
+    return structure_epochs // 2
 
 
 def temperature(epoch: int, structure_epochs: int, final_temperature: float) -> float:
-    """tau of the relaxed gates in `epoch` (from 0): from 1 geometrically to final_temperature in the phase's last."""
-    return final_temperature ** min(1.0, epoch / max(1, structure_epochs - 1))
+    """tau of the relaxed gates in `epoch` (from 0): once they are open, from 1 geometrically to final_temperature."""
+    first, last = epochs_without_edges(structure_epochs), structure_epochs - 1
+    return final_temperature ** min(1.0, max(0, epoch - first) / max(1, last - first))
 
 
 def kl_weight(epoch: int, kl_warmup_epochs: int) -> float:

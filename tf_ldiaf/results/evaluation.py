@@ -17,7 +17,7 @@ from tf_ldiaf.model.metrics import ActiveUnits
 from tf_ldiaf.probability import bounds
 from tf_ldiaf.results import checkpoints
 from tf_ldiaf.results.run_folder import RunFolder
-from tf_ldiaf.structure.worth import mean_and_stderr
+from tf_ldiaf.structure.refits import mean_and_stderr
 
 
 def load_best(folder: RunFolder) -> LDIAF:

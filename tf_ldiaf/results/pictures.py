@@ -72,6 +72,33 @@ def latent_graph(
     return graph
 
 
+def learned_graph(adjacency: npt.ArrayLike, gates: dict) -> nx.DiGraph:
+    """The `latent_graph` of a run, with what its edges were worth when it was learned.
+
+    Args:
+        adjacency: [N, N], adjacency[child, parent].
+        gates: what `RunFolder.read_gates` returns; without worths, the probabilities of the gates are drawn.
+    """
+    worths = [edge for edge in gates.get("edges", []) if edge["kept"] and "nats" in edge]
+    if worths:
+        return graph_of_worths(adjacency, worths)
+    epochs = gates["epochs"]
+    return latent_graph(adjacency, epochs[-1]["probs"] if epochs else None)
+
+
+def graph_of_worths(adjacency: npt.ArrayLike, edges: list[dict]) -> nx.DiGraph:
+    """The `latent_graph` with what its edges are worth.
+
+    Args:
+        adjacency: [N, N], adjacency[child, parent].
+        edges: `parent`, `child`, `nats` and `stderr` of each.
+    """
+    values = np.zeros((2, *np.shape(adjacency)))
+    for edge in edges:
+        values[:, edge["child"] - 1, edge["parent"] - 1] = edge["nats"], edge["stderr"]
+    return latent_graph(adjacency, *values)
+
+
 def weight_text(edge: dict) -> str:
     """The weight of an edge of a `latent_graph`, with its standard error if it has one."""
     return f"{edge['weight']:.2f}" + (f" +- {edge['stderr']:.2f} nats" if "stderr" in edge else "")

@@ -1,6 +1,7 @@
 """What is said of a run in words: its report, its numbers as a table, and the model card of its SavedModel."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import networkx as nx
 
@@ -9,11 +10,36 @@ from tf_ldiaf.errors import FileError
 from tf_ldiaf.paths import shown
 from tf_ldiaf.results import pictures
 from tf_ldiaf.results.run_folder import RunFolder, best_row
+from tf_ldiaf.structure.elimination import Measured
 
 
 def edges_text(graph: nx.DiGraph) -> str:
     """The edges of a `pictures.latent_graph`, parent -> child (weight); "" if it has none."""
     return ", ".join(f"{a} -> {b} ({pictures.weight_text(edge)})" for a, b, edge in graph.edges(data=True))
+
+
+def edge_decisions(
+    gate_probs: list[list[float]], measured: Sequence[Measured], kept: Sequence[tuple[int, int]]
+) -> list[dict]:
+    """Of each edge that could be learned: whether it was kept, and why; for gates.json.
+
+    Args:
+        gate_probs: [N, N], [child][parent], when learning ended.
+        measured: what the edges of the most probable graph were worth; of one edge the last counts.
+        kept: pairs (parent, child).
+    """
+    last, decisions = {one[:2]: one for one in measured}, []
+    for child in range(1, len(gate_probs) + 1):
+        for parent in range(child + 1, len(gate_probs) + 1):
+            edge, prob = (parent, child), gate_probs[child - 1][parent - 1]
+            decision = {"parent": parent, "child": child, "kept": edge in kept, "gate_prob": prob}
+            if edge in last:
+                decision |= {"nats": last[edge].nats, "stderr": last[edge].stderr}
+                decision["why"] = "worth its price" if edge in kept else "not worth its price"
+            else:
+                decision["why"] = "gate open, not measured" if edge in kept else "gate shut"
+            decisions.append(decision)
+    return decisions
 
 
 def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.DiGraph | None) -> str:
@@ -43,7 +69,7 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.
     ]
     if learned is not None:
         edges = edges_text(learned) or "no edges"
-        lines += [f"Learned graph, parent -> child (gate probability): {edges}.", ""]
+        lines += [f"Learned graph, parent -> child (what it is worth on validation images): {edges}.", ""]
     if config.edges:
         edges = ", ".join(f"z{parent} -> z{child}" for parent, child in config.fixed_edges or [])
         lines += [f"Given graph, parent -> child: {edges or 'no edges'}.", ""]

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tf_ldiaf import paths
 from tf_ldiaf.config import Config
@@ -242,7 +242,7 @@ class RunFolder:
             raise FileError(f"{self.config_file} must hold the settings of a run. Received: {error}") from None
 
     def read_gates(self) -> dict:
-        """`epochs` (a list of {epoch, probs}), and `adjacency` once it is final."""
+        """What `write_gates` wrote."""
         gates = self._read_json(self.gates_file)
         if not isinstance(gates, dict) or not isinstance(gates.get("epochs"), list):
             raise FileError(f"{self.gates_file} must hold the gates of a run. Received: other JSON.")
@@ -286,8 +286,17 @@ class RunFolder:
             lines = [",".join(rows[0]), *(",".join(_cell(value) for value in row.values()) for row in rows)]
         write_atomically(self.history_file, "".join(line + "\n" for line in lines))
 
-    def write_gates(self, epochs: list[dict], adjacency: list[list[float]] | None) -> None:
-        write_atomically(self.gates_file, json.dumps({"epochs": epochs, "adjacency": adjacency}))
+    def write_gates(
+        self, epochs: list[dict], adjacency: list[list[float]] | None = None, edges: Sequence[dict] = ()
+    ) -> None:
+        """gates.json.
+
+        Args:
+            epochs: {epoch, probs} of each epoch in which gates were learned.
+            adjacency: [N, N], adjacency[child][parent], once the graph is fixed.
+            edges: of those that could be learned: parent, child, whether it was kept and why; what it was worth.
+        """
+        write_atomically(self.gates_file, json.dumps({"epochs": epochs, "adjacency": adjacency, "edges": list(edges)}))
 
 
 def best_row(rows: list[dict], phase: str) -> typing.Any:

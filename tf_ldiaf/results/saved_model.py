@@ -1,10 +1,10 @@
 """A run as a SavedModel, with its model card."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
 
-import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf import paths
@@ -63,19 +63,21 @@ def _check_free(out, overwrite):
 
 
 def _graph(model, folder):
-    """The graph with what its edges are worth, if that was measured; otherwise with their gate probabilities."""
-    adjacency = model.gates.adjacency().numpy()
-    try:
-        worth = folder.read_metrics().get("test_edge_worth") if folder.metrics_file.is_file() else None
+    """The graph with what its edges are worth: on test images, if that was measured; otherwise when it was learned."""
+    adjacency, worth = model.gates.adjacency().numpy(), None
+    with _as_written(folder.metrics_file):
+        if folder.metrics_file.is_file():
+            worth = folder.read_metrics().get("test_edge_worth")
         if worth is not None:
-            values = np.zeros((2, *adjacency.shape))
-            for edge in worth:
-                values[:, edge["child"] - 1, edge["parent"] - 1] = edge["nats"], edge["stderr"]
-            return pictures.latent_graph(adjacency, *values)
-    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
-        raise FileError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
-    epochs = folder.read_gates()["epochs"]
+            return pictures.graph_of_worths(adjacency, worth)
+    with _as_written(folder.gates_file):
+        return pictures.learned_graph(adjacency, folder.read_gates())
+
+
+@contextlib.contextmanager
+def _as_written(file):
+    """Whatever fails in the block was the file's fault."""
     try:
-        return pictures.latent_graph(adjacency, epochs[-1]["probs"] if epochs else None)
-    except (TypeError, KeyError, IndexError) as error:
-        raise FileError(f"{folder.gates_file} must hold the gates of a run. Received: {error!r}.") from None
+        yield
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        raise FileError(f"{file} must be what a run wrote. Received: {error!r}.") from None

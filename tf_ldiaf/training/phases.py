@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import data
+from tf_ldiaf import data, structure
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import CheckpointError, ConfigError
 from tf_ldiaf.execution import stopping
@@ -19,6 +19,7 @@ from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.layers.encoders import CELL
 from tf_ldiaf.layers.gates import edges_of, most_probable_graph
 from tf_ldiaf.model.ldiaf import LDIAF
+from tf_ldiaf.model.schedules import epochs_without_edges
 from tf_ldiaf.model.trainer import Objective
 from tf_ldiaf.paths import shown
 from tf_ldiaf.results import checkpoints, pictures, report
@@ -53,7 +54,7 @@ def check(config: Config, images: data.TrainingImages, strategy: tf.distribute.S
 
 
 def make_model(
-    config: Config, edges: list[tuple[int, int]] | None, image_shape: tuple[int, ...], num_steps: int
+    config: Config, edges: list[tuple[int, int]] | None, image_shape: tuple[int, ...], num_epochs: int, num_steps: int
 ) -> LDIAF:
     """The model of one phase as it begins, compiled and built.
 
@@ -61,12 +62,14 @@ def make_model(
         config: the settings.
         edges: pairs (parent, child) of the graph that was learned. None: that of the settings, or to be learned.
         image_shape: (H, W).
-        num_steps: training steps of the phase, over which a cosine schedule falls.
+        num_epochs, num_steps: epochs of the phase, and training steps of an epoch.
     """
     keras.utils.set_random_seed(config.seed)
     model = LDIAF.from_settings(config, edges)
     objective = {name: getattr(config, name) for name in Objective._fields}
-    model.compile(make_optimizer(config, num_steps), **objective, jit_compile=config.jit_compile)
+    restart = epochs_without_edges(num_epochs) * num_steps if model.gates.fixed is None else 0
+    optimizer = make_optimizer(config, num_epochs * num_steps, restart)
+    model.compile(optimizer, **objective, jit_compile=config.jit_compile)
     model.build((None, *image_shape))
     return model
 
@@ -74,8 +77,8 @@ def make_model(
 def train(config: Config, images: data.TrainingImages, folder: RunFolder, strategy: typing.Any = None) -> None:
     """Trains, or goes on from the folder's last checkpoint.
 
-    The gates are learned in the structure phase; the most probable graph is then fixed, and a fresh
-    model is trained with it in the final phase.
+    The gates are learned in the structure phase. Of the most probable graph, the edges that are not worth their price
+    are then removed (`structure.remove_edges`). With what is left a fresh model is trained in the final phase.
 
     Args:
         config: the settings.
@@ -104,7 +107,7 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
             "others now."
         )
     is_longer = folder.read_config().epochs < config.epochs
-    if is_longer and stopped_early(progress.rows, "final", config.early_stopping_patience):
+    if is_longer and stopped_early(progress.rows, "final", config):
         raise ConfigError(
             f"`epochs` makes no run longer that early stopping has ended. Received: {config.epochs} for one of "
             f"{len(progress.rows)}."
@@ -148,11 +151,12 @@ class _Run:
 
     def model_of(self, progress, checkpoint=None):
         """The model of a phase as it begins, or as it was in a checkpoint."""
-        edges, (num_epochs, steps) = None, self.lengths(progress.phase)
+        edges = None
         if self.config.learns_gates and progress.phase == "final":
             edges = edges_of(most_probable_graph(progress.gate_epochs[-1]["probs"]))
+            edges = edges if progress.edges is None else [tuple(edge) for edge in progress.edges]
         with self.strategy.scope():
-            model = make_model(self.config, edges, self.images.train.shape[1:], num_epochs * steps)
+            model = make_model(self.config, edges, self.images.train.shape[1:], *self.lengths(progress.phase))
             if checkpoint is not None:
                 checkpoints.load_state(model, checkpoint)
         return model
@@ -160,21 +164,32 @@ class _Run:
     def train(self, model, progress):
         """All that is left to be trained; `model` is the one to go on with, or None to begin."""
         config, folder, rows, gate_epochs = self.config, self.folder, progress.rows, progress.gate_epochs
+        log = TensorBoardLog(folder.tensorboard, len(rows))
         if model is not None:
             folder.write_history(rows)
-            folder.write_gates(gate_epochs, None if model.gates.fixed is None else model.gates.probs().numpy().tolist())
-        log = TensorBoardLog(folder.tensorboard, len(rows))
         if not rows:
             log.hyper_parameters(config)
         if progress.phase == "structure":
-            self.train_phase(model, progress, log)
-            model, progress = None, progress._replace(phase="final", epoch=0, launch=0, counters=[])
+            folder.write_gates(gate_epochs)
+            model = self.train_phase(model, progress, log)
+            edges, measured = self.remove_edges(model, progress)
+            model, progress = (
+                None,
+                progress._replace(phase="final", epoch=0, launch=0, counters=[], measured=measured, edges=edges),
+            )
         learned = None
+        if model is None:
+            model = self.model_of(progress)
+        adjacency = model.gates.adjacency().numpy()
         if config.learns_gates:
             probs = gate_epochs[-1]["probs"]
-            learned = pictures.latent_graph(most_probable_graph(probs), probs)
+            worths = [structure.Measured(*one) for one in progress.measured]
+            folder.write_gates(gate_epochs, adjacency.tolist(), report.edge_decisions(probs, worths, model.edges))
+            learned = pictures.learned_graph(adjacency, folder.read_gates())
             print(f"Learned graph: {report.edges_text(learned) or 'no edges'}.")
-        self.train_phase(model, progress, log)
+        else:
+            folder.write_gates([], adjacency.tolist())
+        self.train_phase(model, progress, log, learned)
         log.close()
         write_atomically(folder.report_file, report.run_report(config, folder, rows, learned))
         write_atomically(folder.curves_file, pictures.as_png(pictures.draw_curves(rows)))
@@ -184,12 +199,50 @@ class _Run:
             f"Next: python -m tf_ldiaf.evaluate --run_dir={shown(folder.path)}"
         )
 
-    def train_phase(self, model, progress, log):
-        """Trains one phase to its end; `model` as of `train`."""
+    def remove_edges(self, model, progress):
+        """The edges that are worth their price, and all that was measured of them; `model` is that of the gates.
+
+        It is kept after each edge. A run that goes on does not measure again.
+        """
+        config, images = self.config, self.images
+        # As a training that is not resumed has them at its end.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        if not model.edges or len(images.valid) < 2:
+            if model.edges:
+                print("No edge is measured: that takes two validation images.")
+            return model.edges, []
+        fixed = structure.with_edges(model, model.edges)
+        print(f"Measuring {len(fixed.edges)} edges, which must be worth {config.edge_cost} nats.", flush=True)
+        reading = images.train.readable() if isinstance(images.train, data.Records) else contextlib.nullcontext()
+        at_the_end = progress._replace(epoch=int(progress.rows[-1]["epoch"]), launch=0, counters=[])
+        with stopping.deferred() as request, reading:
+
+            def keep(history):
+                last = history[-1]
+                print(f"z{last.parent} -> z{last.child}: {last.nats:.3f} +- {last.stderr:.3f} nats.", flush=True)
+                checkpoints.write(model, at_the_end._replace(measured=history), self.folder)
+                request.obey()
+
+            found = structure.remove_edges(
+                *(fixed, images.train, images.valid),
+                edge_cost=config.edge_cost,
+                history=[structure.Measured(*one) for one in progress.measured],
+                on_measured=keep,
+                weight_decay=config.weight_decay,
+                binarization=config.binarization,
+                seed=config.seed,
+                jit_compile=config.jit_compile,
+            )
+        left = np.array([edge in found.edges for edge in fixed.edges], "float32")
+        left = distribution.of_chief(self.strategy, left)  # devices may round differently
+        return [edge for edge, is_left in zip(fixed.edges, left, strict=True) if is_left], found.history
+
+    def train_phase(self, model, progress, log, learned=None):
+        """Trains one phase to its end, and returns its model; `model` as of `train`."""
         config, images, strategy = self.config, self.images, self.strategy
         num_epochs, steps = self.lengths(progress.phase)
-        if progress.epoch == num_epochs or stopped_early(progress.rows, progress.phase, config.early_stopping_patience):
-            return
+        if progress.epoch == num_epochs or stopped_early(progress.rows, progress.phase, config):
+            return model
         launches = data.launches_per_epoch(images.train, config.batch_size, config.steps_per_execution)
         order = {"batch_size": config.batch_size, "seed": config.seed, "first_epoch": progress.epoch}
         if strategy.num_replicas_in_sync > 1:  # which meet between steps
@@ -200,10 +253,9 @@ class _Run:
             )
         what = "learning the gates" if progress.phase == "structure" else "training"
         print(f"{progress.phase.capitalize()} phase: {what}, {num_epochs} epochs of {steps} steps.", flush=True)
-        if model is not None:
+        if progress.epoch or progress.launch:
             print(f"Continuing after {progress.launch / launches + progress.epoch:.4g} epochs.", flush=True)
-        else:
-            model = self.model_of(progress)
+        model = model or self.model_of(progress)
         self.folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
         # Not two fits where an epoch has been begun: Keras puts averaged weights in place at the end of each.
         reading = images.train.readable() if isinstance(images.train, data.Records) else contextlib.nullcontext()
@@ -215,6 +267,7 @@ class _Run:
                 epochs=num_epochs,
                 validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
                 validation_steps=data.num_evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
-                callbacks=[Recorder(self.folder, config, progress, images, log, request)],
+                callbacks=[Recorder(self.folder, config, progress, images, log, request, learned)],
                 verbose=1 if sys.stdout.isatty() else 2,
             )
+        return model

@@ -5,14 +5,17 @@ import time
 import typing
 
 import keras
+import networkx as nx
 
 from tf_ldiaf import data
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import LDIAFError, NonFiniteError
 from tf_ldiaf.execution import strategy as distribution
 from tf_ldiaf.execution.stopping import Request
+from tf_ldiaf.layers.gates import most_probable_graph
 from tf_ldiaf.model.ldiaf import LDIAF
-from tf_ldiaf.results import checkpoints
+from tf_ldiaf.model.schedules import epochs_without_edges
+from tf_ldiaf.results import checkpoints, pictures
 from tf_ldiaf.results.checkpoints import Progress
 from tf_ldiaf.results.run_folder import RunFolder, best_row
 from tf_ldiaf.training.tensorboard import TensorBoardLog
@@ -32,6 +35,7 @@ class Recorder(keras.callbacks.Callback):
         images: what is trained and validated on.
         log: the run's TensorBoard.
         request: the run is kept and left as soon as this says so.
+        learned: the graph that was learned, a `pictures.latent_graph`, for TensorBoard. None: that of the gates.
     """
 
     model: LDIAF
@@ -45,10 +49,12 @@ class Recorder(keras.callbacks.Callback):
         images: data.TrainingImages,
         log: TensorBoardLog,
         request: Request,
+        learned: nx.DiGraph | None = None,
     ):
         super().__init__()
         self.folder, self.config, self.progress = folder, config, progress
         self.phase, self.rows, self.gate_epochs = progress.phase, progress.rows, progress.gate_epochs
+        self.learned = learned
         self.images, self.log, self.request = images.valid, log, request
         self.batch_size = min(config.batch_size, len(images.train))
         self.written = time.monotonic()
@@ -113,11 +119,11 @@ class Recorder(keras.callbacks.Callback):
             self.gate_epochs.append({"epoch": epoch + 1, "probs": self.gate_probs})
 
         last = epoch + 1 == self.params["epochs"]
-        if stopped_early(self.rows, self.phase, self.config.early_stopping_patience):
+        if stopped_early(self.rows, self.phase, self.config):
             self.model.stop_training = last = True
         self.folder.write_history(self.rows)
-        adjacency = None if self.model.gates.fixed is None else self.gate_probs
-        self.folder.write_gates(self.gate_epochs, adjacency)
+        if self.phase == "structure":
+            self.folder.write_gates(self.gate_epochs)
 
         step = len(self.rows)
         self.log.scalars(step, row)
@@ -125,7 +131,7 @@ class Recorder(keras.callbacks.Callback):
             self.log.gates(step, self.gate_probs)
         is_time = last or epoch % max(1, self.params["epochs"] // _PICTURES_PER_PHASE) == 0
         if is_time and distribution.is_chief(self.model.distribute_strategy):  # the others' are thrown away
-            learned = self.gate_epochs[-1]["probs"] if self.gate_epochs else self.gate_probs
+            learned = self.learned or pictures.latent_graph(most_probable_graph(self.gate_probs), self.gate_probs)
             self.log.pictures(step, self.model, self.images, learned)
 
         if self._is_spread() and distribution.any_asks(self.model.distribute_strategy, self.request.number is not None):
@@ -170,7 +176,12 @@ class Recorder(keras.callbacks.Callback):
         self.written = time.monotonic()
 
 
-def stopped_early(rows: list[dict], phase: str, patience: int) -> bool:
-    """Whether the last `patience` epochs of the phase (0: never) brought no better validation ELBO."""
-    best = best_row(rows, phase)
+def stopped_early(rows: list[dict], phase: str, config: Config) -> bool:
+    """Whether the last `early_stopping_patience` epochs of the phase (0: never) brought no better validation ELBO.
+
+    Epochs in which all gates were shut do not count.
+    """
+    first = epochs_without_edges(config.structure_epochs) if phase == "structure" else 0
+    best = best_row([row for row in rows if row["epoch"] > first or row["phase"] != phase], phase)
+    patience = config.early_stopping_patience
     return bool(patience) and best is not None and rows[-1]["epoch"] - best["epoch"] >= patience

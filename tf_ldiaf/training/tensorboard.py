@@ -3,13 +3,13 @@
 import contextlib
 import pathlib
 
+import networkx as nx
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import FileError
-from tf_ldiaf.layers.gates import most_probable_graph
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import pictures
 from tf_ldiaf.results.run_folder import replacing
@@ -62,7 +62,7 @@ class TensorBoardLog:
             for child, parent in zip(*np.triu_indices(len(gate_probs), k=1), strict=True):
                 tf.summary.scalar(f"gate_probs/z{child + 1}_given_z{parent + 1}", gate_probs[child][parent])
 
-    def pictures(self, step: int, model: LDIAF, images: np.ndarray, gate_probs: list[list[float]]) -> None:
+    def pictures(self, step: int, model: LDIAF, images: np.ndarray, graph: nx.DiGraph) -> None:
         """Samples, reconstructions (original above reconstruction) and the latent graph."""
         samples = model.sample(_NUM_SAMPLES, seed=0)["probs"]
         x = tf.cast(images[:_NUM_RECONSTRUCTIONS], tf.float32)
@@ -70,8 +70,7 @@ class TensorBoardLog:
         with self._writing(self.valid, step):
             tf.summary.image("samples", _as_batch(pictures.grid(samples)))
             tf.summary.image("reconstructions", _as_batch(pictures.grid(pairs, columns=_NUM_RECONSTRUCTIONS)))
-            if len(gate_probs) > 1:
-                graph = pictures.latent_graph(most_probable_graph(gate_probs), gate_probs)
+            if len(graph) > 1:
                 tf.summary.image("latent_graph", pictures.draw_graph(graph)[np.newaxis])
 
     def flush(self) -> None:

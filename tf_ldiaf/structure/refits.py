@@ -1,0 +1,104 @@
+"""A model that is trained a little further with one graph or another: what edges are measured with."""
+
+import math
+import typing
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_ldiaf import data
+from tf_ldiaf.model.ldiaf import LDIAF
+from tf_ldiaf.structure.graphs import with_edges
+
+_HELD_OUT_FRACTION = 0.2
+_STEPS_PER_LAUNCH = 25
+_EVALUATION_BATCH = 500
+
+
+class Refits:
+    """Trainings of a copy of a model, always from the same weights and with the same images and draws.
+
+    Args:
+        model, x, held_out, num_steps, batch_size, learning_rate, weight_decay, binarization, num_samples, seed,
+            jit_compile: as of `edge_worth`, which says what is raised, too.
+    """
+
+    def __init__(
+        self,
+        model: LDIAF,
+        x: np.ndarray | data.Records,
+        held_out: np.ndarray | None = None,
+        num_steps: int = 400,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        binarization: str = "none",
+        num_samples: int = 10,
+        seed: int = 0,
+        jit_compile: bool = True,
+    ):
+        if held_out is None:
+            if isinstance(x, data.Records):
+                raise ValueError("held_out must be images where x is streamed. Received: None.")
+            if binarization == "dynamic":
+                raise ValueError("held_out must be images of 0 and 1 where x is grey. Received: None.")
+            order = np.random.default_rng(seed).permutation(len(x))
+            num = max(1, round(_HELD_OUT_FRACTION * len(x)))
+            x, held_out = x[np.sort(order[num:])], x[np.sort(order[:num])]
+        if not len(x) or len(held_out) < 2:
+            raise ValueError(
+                "x and held_out must have an image to train on, and two to measure an error with. "
+                f"Received: {len(x)} and {len(held_out)}."
+            )
+        self.edges, self.held_out = model.edges, held_out
+        self.model = copy = with_edges(model, model.edges)
+        copy.check_images(held_out)
+        schedule: typing.Any = keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+        copy.compile(optimizer, seed=seed, binarization=binarization, kl_warmup_epochs=0, jit_compile=jit_compile)
+        copy.optimizer.build(copy.trainable_variables)
+        self._bounds = copy.compiled_bounds(num_samples, seed, jit_compile)
+        self._variables = [*copy.trainable_variables, *copy.optimizer.variables]
+        self._start = [variable.numpy() for variable in self._variables]
+        self._batches = data.training_launches(x, batch_size=batch_size, seed=seed, steps_per_launch=_STEPS_PER_LAUNCH)
+        per_launch = data.steps_per_epoch(x, batch_size) / data.launches_per_epoch(x, batch_size, _STEPS_PER_LAUNCH)
+        self._num_launches = math.ceil(num_steps / per_launch)
+        self._whole: np.ndarray | None = None
+
+    def worth(self, edge: tuple[int, int]) -> tuple[float, float]:
+        """What the graph loses without one of its edges (parent, child): nats per image, and the standard error."""
+        if self._whole is None:
+            self._whole = self._elbo(self.edges)
+        mean, stderr = mean_and_stderr(self._whole - self._elbo([other for other in self.edges if other != edge]))
+        return float(mean), float(stderr)
+
+    def remove(self, edge: tuple[int, int]) -> None:
+        """Goes on from here with the graph without an edge, and the weights after training without it."""
+        self.edges = [other for other in self.edges if other != edge]
+        self._train(self.edges)
+        num_weights = len(self.model.trainable_variables)
+        self._start[:num_weights] = [variable.numpy() for variable in self._variables[:num_weights]]
+        self._whole = None
+
+    def _train(self, edges):
+        for variable, value in zip(self._variables, self._start, strict=True):
+            variable.assign(value)
+        self.model.gates.fix(edges)
+        self.model.fit(self._batches, steps_per_epoch=self._num_launches, verbose=0)
+
+    def _elbo(self, edges):
+        """The ELBO of each held-out image after training with `edges`: [n], nats."""
+        self._train(edges)
+        size, parts = data.evaluation_batch_size(self.held_out, _EVALUATION_BATCH), []
+        for i, (x, _, _) in enumerate(data.evaluation_batches(self.held_out, _EVALUATION_BATCH)):
+            parts.append(self._bounds(x, tf.constant(i * size))["elbo"].numpy())
+        return np.concatenate(parts)[: len(self.held_out)].astype("float64")
+
+
+def mean_and_stderr(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of values for each image, [n, ...]: their mean, and its standard error; NaN of one image."""
+    values = np.asarray(values, "float64")
+    if len(values) == 1:
+        return values[0], values[0] * np.nan
+    return values.mean(axis=0), values.std(axis=0, ddof=1) / len(values) ** 0.5
