@@ -79,9 +79,27 @@ def test_validation_within_fit_sees_the_averaged_weights(compiled, images):
     assert abs(model.evaluate(data, return_dict=True, verbose=0)["elbo"] - averaged["elbo"]) > 0.01
 
 
-def test_temperature_falls_by_equal_factors_to_its_end():
-    assert [schedules.temperature(epoch, 3, 0.25) for epoch in range(4)] == [1.0, 0.5, 0.25, 0.25]
+def test_temperature_falls_by_equal_factors_once_gates_are_no_longer_shut():
+    assert [schedules.temperature(epoch, 6, 0.25) for epoch in range(7)] == [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.25]
+    assert [schedules.temperature(epoch, 5, 0.25) for epoch in range(5)] == [1.0, 1.0, 1.0, 0.5, 0.25]
     assert schedules.temperature(0, 1, 0.25) == 1
+    assert [schedules.epochs_without_edges(epochs) for epochs in (0, 1, 2, 5)] == [0, 0, 1, 2]
+
+
+def test_gates_are_shut_in_the_first_half_of_a_structure_phase(compiled, images):
+    """And learn nothing in it: their probabilities are the initial ones when they open."""
+    model = compiled("graph_vae", structure_epochs=4, initial_gate_prob=0.7, run_eagerly=True)
+    seen = []
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(model.gates.probs().numpy()))
+    model.fit(images(8), batch_size=4, epochs=2, callbacks=[record], verbose=0)
+    assert model.edges == []
+    model.fit(images(8), batch_size=4, epochs=1, callbacks=[record], verbose=0)
+    assert np.max(seen[:2]) == 0
+    upper = np.triu_indices(3, 1)
+    np.testing.assert_allclose(seen[2][upper], 0.7, atol=0.1)
+    assert (seen[2][upper] != 0.7).all()
+    model.gates.shut(True)
+    np.testing.assert_array_equal(model.gates.sample((1, 3), 1.0, [0, 0]), np.zeros((1, 3, 3, 3)))
 
 
 def test_kl_weight_rises_linearly_to_one():
@@ -92,7 +110,7 @@ def test_kl_weight_rises_linearly_to_one():
 
 def test_fit_follows_the_epoch(compiled, images):
     """Also when it starts later: the values are functions of the epoch, not of what came before."""
-    settings = {"structure_epochs": 3, "final_temperature": 0.25, "kl_warmup_epochs": 3}
+    settings = {"structure_epochs": 4, "final_temperature": 0.25, "kl_warmup_epochs": 3}
     model = compiled("graph_vae", run_eagerly=True, **settings)
     seen = []
     record = keras.callbacks.LambdaCallback(
@@ -100,7 +118,7 @@ def test_fit_follows_the_epoch(compiled, images):
     )
     data = tf.data.Dataset.from_tensor_slices(images(4)).batch(4, drop_remainder=True)
     model.fit(data, initial_epoch=1, epochs=4, callbacks=[record], verbose=0)
-    assert seen == [(0.5, 0.5), (0.25, 0.75), (0.25, 1.0)]
+    assert seen == [(1.0, 0.5), (1.0, 0.75), (0.25, 1.0)]
 
 
 def test_kl_weight_enters_the_loss_and_not_the_reported_elbo(compiled, images):

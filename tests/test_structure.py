@@ -8,7 +8,8 @@ import tensorflow as tf
 from tf_ldiaf import LDIAF, structure
 from tf_ldiaf.errors import DataError
 from tf_ldiaf.layers import AdditiveDecoder, Gates, MaskedDecoder
-from tf_ldiaf.structure import ObservedNodes, worth
+from tf_ldiaf.structure import ObservedNodes
+from tf_ldiaf.structure.refits import Refits
 
 ALL = [(2, 1), (3, 1), (3, 2)]
 SMALL = {"encoder_units": [16], "decoder_units": [16], "node_units": [16]}
@@ -66,21 +67,18 @@ def two_of_three():
 def trained():
     x, masks = two_of_three()
     keras.utils.set_random_seed(0)
-    model = LDIAF(3, 2, 0, edges=ALL, decoder=MaskedDecoder(masks, 2, [16]), encoder_units=[32], node_units=[16, 16])
-    model.compile(keras.optimizers.Adam(4e-3), kl_warmup_epochs=4)
-    model.fit(x[:5000], epochs=15, batch_size=64, verbose=0)
-    return model, x
+    model = LDIAF(3, 2, 0, decoder=MaskedDecoder(masks, 2, [16]), encoder_units=[32], node_units=[16, 16])
+    model.compile(keras.optimizers.Adam(4e-3), kl_warmup_epochs=4, structure_epochs=16)
+    model.fit(x[:5000], epochs=16, batch_size=64, verbose=0)
+    return structure.with_edges(model, ALL), x
 
 
 def test_the_edge_that_was_built_in_is_the_one_that_is_worth_something(trained):
     model, x = trained
     before = [weight.numpy() for weight in model.weights]
-    held = structure.edge_worth(model, x[:5000], x[5000:], refit="node", num_steps=200, batch_size=64)
-    free = structure.edge_worth(model, x[:5000], x[5000:], num_steps=200, batch_size=64)
-    for found in (held, free):
-        assert found.nats[1, 2] > max(0.2, 5 * found.stderr[1, 2])
-        assert (abs(found.nats[0, 1:]) < 0.03).all()
-    assert free.nats[1, 2] < held.nats[1, 2]  # all networks make up for more than one node's
+    found = structure.edge_worth(model, x[:5000], x[5000:], num_steps=200, batch_size=64)
+    assert found.nats[1, 2] > max(0.2, 5 * found.stderr[1, 2])
+    assert (abs(found.nats[0, 1:]) < 0.03).all()
     for weight, was in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, was)
 
@@ -91,8 +89,6 @@ def test_a_part_of_the_images_is_held_out_if_none_is_given(trained):
     assert np.isfinite(found.nats[1, 2])
     with pytest.raises(ValueError, match="held_out must be images of 0 and 1"):
         structure.edge_worth(model, x[:500] / 2, binarization="dynamic")
-    with pytest.raises(ValueError, match=r"refit must be model or node\. Received: all\."):
-        structure.edge_worth(model, x, refit="all")
 
 
 def test_the_worth_of_nodes_is_that_of_draws_by_hand(trained):
@@ -203,41 +199,64 @@ def test_weights_that_are_loaded_leave_the_graph_alone(tmp_path):
     assert other.edges == other.get_config()["edges"] == ALL
 
 
-def test_only_the_childs_networks_are_refitted_and_every_variant_begins_anew():
+def test_every_refit_begins_anew_and_a_removal_goes_on():
     x = np.random.default_rng(0).integers(0, 2, (128, 3, 3))
-    keras.utils.set_random_seed(0)
-    model = structure.with_edges(LDIAF_with_all(), ALL)
-    only = worth._only_one_node_learns(model)
-    model.compile(keras.optimizers.AdamW(1e-2, weight_decay=0.1), kl_warmup_epochs=0)
-    variants = worth._Variants(model, model.compiled_bounds(3), x, x[:50], 6, 64, seed=0)
-    before = {weight.path: weight.numpy() for weight in model.weights}
-    only.assign(1)
-    first = variants.elbo(ALL)
-    moved = {path: _rows_that_moved(before[path], weight.numpy()) for path, weight in _by_path(model).items()}
-    its = {"bottom_up": [1], "top_down": [1], "flows": [2, 3]}  # of two flow steps
-    for path, rows in moved.items():
-        room, part = path.split("/")[1:3] if path.count("/") > 1 else ("", "")
-        if room in ("encoder", "decoder", "graph"):
-            assert rows == (its.get(part, []) if room == "graph" else []), path
-    without = variants.elbo([(3, 1)])
-    assert (without != first).any()
-    np.testing.assert_array_equal(variants.elbo(ALL), first)
+    refits = Refits(LDIAF_with_all(), x, x[:50], num_steps=6, batch_size=64, num_samples=3)
+    first = refits.worth((2, 1))
+    assert refits.worth((3, 1)) != first
+    assert refits.worth((2, 1)) == first
+    refits.remove((3, 1))
+    assert refits.edges == [(2, 1), (3, 2)]
+    assert refits.worth((2, 1)) != first
+
+
+def test_only_the_edge_that_was_built_in_is_left(trained):
+    model, x = trained
+    settings = {"num_steps": 200, "batch_size": 64}
+    before, steps = [weight.numpy() for weight in model.weights], []
+    found = structure.remove_edges(
+        model, x[:5000], x[5000:], **settings, on_measured=lambda all: steps.append(len(all))
+    )
+    assert found.edges == [(3, 2)]
+    assert [one[:2] for one in found.last] != [(3, 2)]
+    assert {one[:2] for one in found.last} == set(ALL)
+    assert found.last[-1][:2] == (3, 2)
+    assert found.last[-1].nats > 0.2
+    # Three edges are measured; one of z1's goes, then its other one is measured again, and goes.
+    assert [one.num_edges for one in found.history] == [3, 3, 3, 2]
+    assert steps == [1, 2, 3, 4]
+    again = structure.remove_edges(model, x[:5000], x[5000:], **settings, history=found.history[:3])
+    assert again == found
+    dear = structure.remove_edges(model, x[:5000], x[5000:], **settings, edge_cost=9.0, history=found.history)
+    assert dear.edges == []
+    for weight, was in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, was)
+
+
+def test_a_graph_without_edges_has_nothing_to_remove(trained):
+    model, x = trained
+    for one in (structure.with_edges(model, []), LDIAF(1, 2, 0, **SMALL)):
+        if not one.built:
+            one.build((None, *x.shape[1:]))
+        assert structure.remove_edges(one, x[:100]) == ([], [], [])
+
+
+def test_a_node_without_parents_has_a_standard_normal_prior():
+    model = LDIAF(3, 2, 0, edges=[(3, 1)], **SMALL)
+    model.build((None, 4, 4))
+    for weight in model.graph.top_down.trainable_weights:
+        weight.assign_add(tf.ones_like(weight))
+    z = np.random.default_rng(0).normal(size=(5, 3, 2)).astype("float32")
+    parts = model.prior().log_prob_parts(z).numpy()
+    expected = -0.5 * (z**2).sum(axis=-1) - np.log(2 * np.pi)
+    np.testing.assert_allclose(parts[:, 1:], expected[:, 1:], rtol=1e-5)
+    assert abs(parts[:, 0] - expected[:, 0]).min() > 0.1
 
 
 def LDIAF_with_all():  # noqa: N802
     model = LDIAF(3, 2, 2, edges=ALL, root_components=3, flow_units=[8], context_dim=4, **SMALL)
     model.build((None, 3, 3))
     return model
-
-
-def _by_path(model):
-    return {weight.path: weight for weight in model.weights}
-
-
-def _rows_that_moved(before, after):
-    return [
-        i for i, (a, b) in enumerate(zip(np.atleast_1d(before), np.atleast_1d(after), strict=True)) if np.any(a != b)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +274,10 @@ def _rows_that_moved(before, after):
             r"and images \(4, 4\)\. Received: 2 of 3 and \(2, 8\)",
         ),
         (lambda: structure.node_worth(LDIAF(), np.zeros((2, 4, 4))), "model must know the size of its images"),
-        (lambda: structure.edge_worth(LDIAF_with_all(), np.zeros((1, 3, 3))), "x must be two images or more"),
+        (
+            lambda: structure.edge_worth(LDIAF_with_all(), np.zeros((1, 3, 3))),
+            "x and held_out must have an image to train on, and two",
+        ),
         (
             lambda: structure.edge_worth(LDIAF_with_all(), np.zeros((4, 3, 3)), np.full((2, 3, 3), 255)),
             "pixels that are 0 or 1",
