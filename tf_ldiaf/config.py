@@ -95,7 +95,7 @@ class ModelSettings(Checked):
     node_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every top-down and bottom-up network.", low=1)
     flow_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every masked network.", low=1, needs=_FLOWS)
     context_dim: int = setting(32, "Width of h, what a node's flow is told of the image.", low=1, needs=_FLOWS)
-    initial_gate_prob: float = setting(0.95, "Gate probability at the start.", low=0.05, high=0.95, needs=_GATES)
+    initial_gate_prob: float = setting(0.5, "Gate probability at the start.", low=0.05, high=0.95, needs=_GATES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -72,8 +72,7 @@ class Gates(Float32Layer):
     Args:
         num_nodes: N.
         edges: pairs (parent, child) of node numbers, to fix the gates; None to learn them.
-        initial_prob: gate probability before learning, in [0.05, 0.95]. High, because a gate that opens and shuts
-            makes its node's prior noisy; the node collapses, and edges of a node that says nothing are worth nothing.
+        initial_prob: gate probability before learning, in [0.05, 0.95].
 
     Raises:
         ValueError: edges that are no such pairs, see `adjacency_of`.
@@ -83,7 +82,7 @@ class Gates(Float32Layer):
     """
 
     def __init__(
-        self, num_nodes: int, edges: Sequence[tuple[int, int]] | None = None, initial_prob: float = 0.95, **kwargs
+        self, num_nodes: int, edges: Sequence[tuple[int, int]] | None = None, initial_prob: float = 0.5, **kwargs
     ):
         super().__init__(**kwargs)
         self.num_nodes, self.initial_prob = num_nodes, initial_prob

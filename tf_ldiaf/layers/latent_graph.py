@@ -42,11 +42,11 @@ class LatentGraph(Float32Layer):
         node_dim: int,
         num_flow_steps: int = 0,
         edges: Sequence[tuple[int, int]] | None = None,
-        node_units: Sequence[int] = (64,),
+        node_units: Sequence[int] = (64, 64),
         flow_units: Sequence[int] = (64, 64),
         context_dim: int = 32,
         root_components: int = 0,
-        initial_gate_prob: float = 0.95,
+        initial_gate_prob: float = 0.5,
         **kwargs,
     ):
         super().__init__(**kwargs)
