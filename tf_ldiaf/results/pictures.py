@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 import matplotlib.figure
 import networkx as nx
@@ -13,6 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from tf_ldiaf.paths import MARK
 
+_DEAD = 0.01  # nats
 _SMALLEST_TILE = 56  # pixels on the screen: small images are enlarged to at least this
 
 
@@ -50,7 +52,10 @@ def as_png(picture: np.ndarray) -> bytes:
 
 
 def latent_graph(
-    adjacency: npt.ArrayLike, weights: npt.ArrayLike | None = None, stderr: npt.ArrayLike | None = None
+    adjacency: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+    stderr: npt.ArrayLike | None = None,
+    kl: Sequence[float] | None = None,
 ) -> nx.DiGraph:
     """The latent graph, edges from parent to child.
 
@@ -58,45 +63,55 @@ def latent_graph(
         adjacency: [N, N], adjacency[child, parent].
         weights: [N, N], of the edges: gate probabilities, or what they are worth; the adjacency itself by default.
         stderr: [N, N], of what they are worth.
+        kl: [N], KL terms of the nodes.
 
     Returns:
-        A networkx.DiGraph with nodes z1 .. zN and edge attributes `weight`, and `stderr` if it is given.
+        A networkx.DiGraph with nodes z1 .. zN, edge attributes `weight`, and `stderr` if it is given; and the node
+        attribute `kl`, if it is.
     """
     adjacency = np.asarray(adjacency)
     weights = adjacency if weights is None else np.asarray(weights)
     graph = nx.DiGraph(made_by=MARK)
-    graph.add_nodes_from(f"z{n + 1}" for n in range(len(adjacency)))
+    for n in range(len(adjacency)):
+        graph.add_node(f"z{n + 1}", **({} if kl is None else {"kl": round(float(kl[n]), 4)}))
     for child, parent in np.argwhere(adjacency > 0):
         error = {} if stderr is None else {"stderr": round(float(np.asarray(stderr)[child, parent]), 4)}
         graph.add_edge(f"z{parent + 1}", f"z{child + 1}", weight=round(float(weights[child, parent]), 4), **error)
     return graph
 
 
-def learned_graph(adjacency: npt.ArrayLike, gates: dict) -> nx.DiGraph:
+def learned_graph(adjacency: npt.ArrayLike, gates: dict, kl: Sequence[float] | None = None) -> nx.DiGraph:
     """The `latent_graph` of a run, with what its edges were worth when it was learned.
 
     Args:
         adjacency: [N, N], adjacency[child, parent].
         gates: what `RunFolder.read_gates` returns; without worths, the probabilities of the gates are drawn.
+        kl: [N], KL terms of the nodes.
     """
     worths = [edge for edge in gates.get("edges", []) if edge["kept"] and "nats" in edge]
     if worths:
-        return graph_of_worths(adjacency, worths)
+        return graph_of_worths(adjacency, worths, kl)
     epochs = gates["epochs"]
-    return latent_graph(adjacency, epochs[-1]["probs"] if epochs else None)
+    return latent_graph(adjacency, epochs[-1]["probs"] if epochs else None, kl=kl)
 
 
-def graph_of_worths(adjacency: npt.ArrayLike, edges: list[dict]) -> nx.DiGraph:
+def graph_of_worths(adjacency: npt.ArrayLike, edges: list[dict], kl: Sequence[float] | None = None) -> nx.DiGraph:
     """The `latent_graph` with what its edges are worth.
 
     Args:
         adjacency: [N, N], adjacency[child, parent].
         edges: `parent`, `child`, `nats` and `stderr` of each.
+        kl: [N], KL terms of the nodes.
     """
     values = np.zeros((2, *np.shape(adjacency)))
     for edge in edges:
         values[:, edge["child"] - 1, edge["parent"] - 1] = edge["nats"], edge["stderr"]
-    return latent_graph(adjacency, *values)
+    return latent_graph(adjacency, *values, kl=kl)
+
+
+def dead_nodes(graph: nx.DiGraph) -> list[str]:
+    """The nodes of a `latent_graph` that say nothing of the image: their KL term is below 0.01 nats."""
+    return [node for node, kl in nx.get_node_attributes(graph, "kl").items() if kl < _DEAD]
 
 
 def weight_text(edge: dict) -> str:
@@ -106,6 +121,8 @@ def weight_text(edge: dict) -> str:
 
 def draw_graph(graph: nx.DiGraph) -> np.ndarray:
     """The latent graph as a picture: root on top, the weight beside each edge.
+
+    The more nats a node says of the image, the larger it is. A dead node is grey, and its edges are dashed.
 
     Args:
         graph: a `latent_graph`.
@@ -124,13 +141,19 @@ def draw_graph(graph: nx.DiGraph) -> np.ndarray:
     axes.margins(0.15)
     weights = nx.get_edge_attributes(graph, "weight")
     largest = max([1.0, *weights.values()])
-    nx.draw_networkx_nodes(graph, position, ax=axes, node_size=900, node_color="#dbe9f6", edgecolors="#26547c")
+    kl, dead = nx.get_node_attributes(graph, "kl"), dead_nodes(graph)
+    most = max([1.0, *kl.values()])
+    sizes = [500 + 800 * kl[node] / most if kl else 900 for node in nodes]
+    colours = ["#dddddd" if node in dead else "#dbe9f6" for node in nodes]
+    outlines = ["#888888" if node in dead else "#26547c" for node in nodes]
+    nx.draw_networkx_nodes(graph, position, ax=axes, node_size=sizes, node_color=colours, edgecolors=outlines)
     nx.draw_networkx_labels(graph, position, ax=axes, font_size=11)
     nx.draw_networkx_edges(
         graph,
         position,
         ax=axes,
-        node_size=900,
+        node_size=sizes,
+        style=["dashed" if {a, b} & {*dead} else "solid" for a, b in graph.edges],
         width=[0.5 + 2 * max(weight, 0.0) / largest for weight in weights.values()],
         edge_color="#26547c",
         arrowsize=14,
@@ -183,10 +206,10 @@ def save_graph(graph: nx.DiGraph, path: str | os.PathLike) -> None:
     """Writes a `latent_graph` as a picture (.png), as DOT (.dot) or as node-link JSON (.json), by the suffix."""
     path = pathlib.Path(path)
     if path.suffix == ".dot":
+        dead = dead_nodes(graph)
+        nodes = (f"  {node} [style=dashed, color=grey];" if node in dead else f"  {node};" for node in graph)
         edges = (f'  {a} -> {b} [label="{weight_text(edge)}"];' for a, b, edge in graph.edges(data=True))
-        path.write_text(
-            "\n".join([f"// {MARK}", "digraph latent {", *(f"  {node};" for node in graph), *edges, "}", ""])
-        )
+        path.write_text("\n".join([f"// {MARK}", "digraph latent {", *nodes, *edges, "}", ""]))
     elif path.suffix == ".json":
         path.write_text(json.dumps(nx.node_link_data(graph, edges="edges"), indent=2))
     else:

@@ -18,6 +18,12 @@ def edges_text(graph: nx.DiGraph) -> str:
     return ", ".join(f"{a} -> {b} ({pictures.weight_text(edge)})" for a, b, edge in graph.edges(data=True))
 
 
+def dead_text(graph: nx.DiGraph) -> str:
+    """A sentence on the dead nodes of a `pictures.latent_graph`, if it has some."""
+    dead = pictures.dead_nodes(graph)
+    return f" Dead nodes, which say nothing of an image: {', '.join(dead)}." if dead else ""
+
+
 def edge_decisions(
     gate_probs: list[list[float]], measured: Sequence[Measured], kept: Sequence[tuple[int, int]]
 ) -> list[dict]:
@@ -69,7 +75,8 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.
     ]
     if learned is not None:
         edges = edges_text(learned) or "no edges"
-        lines += [f"Learned graph, parent -> child (what it is worth on validation images): {edges}.", ""]
+        about = "(what it is worth on validation images)"
+        lines += [f"Learned graph, parent -> child {about}: {edges}.{dead_text(learned)}", ""]
     if config.edges:
         edges = ", ".join(f"z{parent} -> z{child}" for parent, child in config.fixed_edges or [])
         lines += [f"Given graph, parent -> child: {edges or 'no edges'}.", ""]
@@ -137,6 +144,7 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
     learned = "learned" if config.learns_gates else "fixed"
     is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
     weights = " (what it is worth in nats)" if is_worth else " (gate probability)" if config.learns_gates else ""
+    edges = f"edges from parent to child, {learned}{weights}: {edges_text(graph) or 'none'}.{dead_text(graph)}"
     return f"""# {name}
 
 A variational autoencoder of {" x ".join(map(str, image_shape))} binary images, made with tf_ldiaf.
@@ -163,7 +171,7 @@ ELBO by epoch{no_validation}:
 
 ## Latent graph
 
-Root z{config.num_nodes}; edges from parent to child, {learned}{weights}: {edges_text(graph) or "none"}.
+Root z{config.num_nodes}; {edges}
 
 ![graph](graph.png)
 

@@ -64,14 +64,15 @@ def _check_free(out, overwrite):
 
 def _graph(model, folder):
     """The graph with what its edges are worth: on test images, if that was measured; otherwise when it was learned."""
-    adjacency, worth = model.gates.adjacency().numpy(), None
+    adjacency, metrics = model.gates.adjacency().numpy(), {}
     with _as_written(folder.metrics_file):
         if folder.metrics_file.is_file():
-            worth = folder.read_metrics().get("test_edge_worth")
+            metrics = folder.read_metrics()
+        kl, worth = metrics.get("test_kl_per_node"), metrics.get("test_edge_worth")
         if worth is not None:
-            return pictures.graph_of_worths(adjacency, worth)
+            return pictures.graph_of_worths(adjacency, worth, kl)
     with _as_written(folder.gates_file):
-        return pictures.learned_graph(adjacency, folder.read_gates())
+        return pictures.learned_graph(adjacency, folder.read_gates(), kl)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from tf_ldiaf import data
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.structure.graphs import with_edges
 
+REFIT_STEPS = 400
 _HELD_OUT_FRACTION = 0.2
 _STEPS_PER_LAUNCH = 25
 _EVALUATION_BATCH = 500
@@ -29,7 +30,7 @@ class Refits:
         model: LDIAF,
         x: np.ndarray | data.Records,
         held_out: np.ndarray | None = None,
-        num_steps: int = 400,
+        num_steps: int = REFIT_STEPS,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_ldiaf import data
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.structure.graphs import check_built
-from tf_ldiaf.structure.refits import Refits, mean_and_stderr
+from tf_ldiaf.structure.refits import REFIT_STEPS, Refits, mean_and_stderr
 
 
 class EdgeWorth(typing.NamedTuple):
@@ -32,7 +32,7 @@ def edge_worth(
     x: np.ndarray,
     held_out: np.ndarray | None = None,
     *,
-    num_steps: int = 400,
+    num_steps: int = REFIT_STEPS,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,

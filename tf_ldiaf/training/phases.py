@@ -25,6 +25,7 @@ from tf_ldiaf.paths import shown
 from tf_ldiaf.results import checkpoints, pictures, report
 from tf_ldiaf.results.checkpoints import Progress
 from tf_ldiaf.results.run_folder import RunFolder, best_row, write_atomically
+from tf_ldiaf.structure.refits import REFIT_STEPS
 from tf_ldiaf.training.optimizers import make_optimizer
 from tf_ldiaf.training.recorder import Recorder, stopped_early
 from tf_ldiaf.training.tensorboard import TensorBoardLog
@@ -191,9 +192,12 @@ class _Run:
             folder.write_gates([], adjacency.tolist())
         self.train_phase(model, progress, log, learned)
         log.close()
+        best = best_row(rows, "final")
+        if config.learns_gates:
+            kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
+            learned = pictures.learned_graph(adjacency, folder.read_gates(), kl)
         write_atomically(folder.report_file, report.run_report(config, folder, rows, learned))
         write_atomically(folder.curves_file, pictures.as_png(pictures.draw_curves(rows)))
-        best = best_row(rows, "final")
         print(
             f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}. "
             f"Next: python -m tf_ldiaf.evaluate --run_dir={shown(folder.path)}"
@@ -214,6 +218,8 @@ class _Run:
         fixed = structure.with_edges(model, model.edges)
         print(f"Measuring {len(fixed.edges)} edges, which must be worth {config.edge_cost} nats.", flush=True)
         reading = images.train.readable() if isinstance(images.train, data.Records) else contextlib.nullcontext()
+        num_epochs, steps = self.lengths("structure")
+        with_edges = (num_epochs - epochs_without_edges(num_epochs)) * steps
         at_the_end = progress._replace(epoch=int(progress.rows[-1]["epoch"]), launch=0, counters=[])
         with stopping.deferred() as request, reading:
 
@@ -228,6 +234,7 @@ class _Run:
                 edge_cost=config.edge_cost,
                 history=[structure.Measured(*one) for one in progress.measured],
                 on_measured=keep,
+                num_steps=min(REFIT_STEPS, with_edges),
                 weight_decay=config.weight_decay,
                 binarization=config.binarization,
                 seed=config.seed,
