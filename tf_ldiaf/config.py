@@ -85,6 +85,12 @@ class ModelSettings(Checked):
         0, "Prior of the root: a mixture of so many Gaussians, which are learned (0: N(0, I)).", low=0, high=100_000
     )
     encoder_units: tuple[int, ...] = setting((512, 512, 256, 128), "Widths of the encoder.", low=1)
+    decoder: str = setting(
+        "dense",
+        "dense: one network draws the picture. additive: each node has a network of its own, of --decoder_units, and "
+        "adds a picture to the others', so that one can see what a node draws.",
+        choices=("dense", "additive"),
+    )
     decoder_units: tuple[int, ...] = setting((256, 512, 512), "Hidden widths of the decoder.", low=1)
     channels: tuple[int, ...] = setting(
         (),
@@ -101,6 +107,8 @@ class ModelSettings(Checked):
         super().__post_init__()
         self._fill_in_method()
         self._check_edges()
+        if self.decoder == "additive" and self.channels:
+            raise ConfigError(f"`channels` needs `decoder=dense`. Received: {to_text(self.channels)} with additive.")
         if self.method in ("vae_iaf", "ldiaf") and not self.num_flow_steps:
             raise ConfigError(f"`num_flow_steps` must be at least 1 with `method={self.method}`. Received: 0.")
         if self.method in ("fc_vae", "graph_vae", "ldiaf") and self.num_nodes == 1:

@@ -58,7 +58,7 @@ class LatentPrior(_OverNodes):
 
         Eq. prior: p(z given c) = p(z_N) prod_n N(z_n; loc^_n, scale^_n), from MLP_TD_n(concat_j c[n,j] z_j)
 
-    p(z_N) is N(0, I), or the `MixturePrior` of Eq. root.
+    p(z_N) is N(0, I), or the `MixturePrior` of Eq. root. A node without open gates is N(0, I), too.
 
     Args:
         graph: a built `LatentGraph`.

@@ -43,8 +43,8 @@ class LDIAF(Trainer):
         num_flow_steps: T, inverse autoregressive steps of each node's posterior; 0 for none.
         edges: pairs (parent, child) of node numbers, to fix the graph. None: the gates are learned.
         encoder: a Keras model from images to features [B, F]; None for a network of `encoder_units`.
-        decoder: a Keras model from latents [B, N * D] or [B, N, D] to a logit for each pixel; None for a network of
-            `decoder_units`.
+        decoder: a Keras model from latents [B, N * D] or [B, N, D] to a logit for each pixel; "additive" for an
+            `AdditiveDecoder`, each of whose nodes has `decoder_units`; None for one network of `decoder_units`.
         encoder_units, decoder_units, channels: of the package's own encoder and decoder, see `make_encoder`.
         node_units, flow_units, context_dim, root_components, initial_gate_prob: see `LatentGraph`.
 
@@ -72,7 +72,7 @@ class LDIAF(Trainer):
         *,
         edges: Sequence[tuple[int, int]] | None = None,
         encoder: keras.Model | None = None,
-        decoder: keras.Model | None = None,
+        decoder: keras.Model | str | None = None,
         encoder_units: Sequence[int] = ModelSettings.encoder_units,
         decoder_units: Sequence[int] = ModelSettings.decoder_units,
         channels: Sequence[int] = ModelSettings.channels,
@@ -93,7 +93,10 @@ class LDIAF(Trainer):
         checked(ModelSettings, **sizes, **units, root_components=root_components, initial_gate_prob=initial_gate_prob)
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
-        self.own_encoder, self.own_decoder = encoder is not None, decoder is not None
+        if isinstance(decoder, str) and decoder != "additive":
+            raise ValueError(f"decoder must be a Keras model, additive or None. Received: {decoder}.")
+        self.own_encoder, self.own_decoder = encoder is not None, decoder not in (None, "additive")
+        self.is_additive = decoder == "additive"
         self.encoder: typing.Any = encoder
         self.decoder: typing.Any = decoder
         self.graph = LatentGraph(
@@ -114,7 +117,8 @@ class LDIAF(Trainer):
         names = ["num_nodes", "node_dim", "num_flow_steps", "encoder_units", "decoder_units", "channels", "node_units"]
         names += ["flow_units", "context_dim", "root_components", "initial_gate_prob"]
         edges = settings.fixed_edges if edges is None else edges
-        return cls(**{name: getattr(settings, name) for name in names}, edges=edges)
+        decoder = None if settings.decoder == "dense" else settings.decoder
+        return cls(**{name: getattr(settings, name) for name in names}, edges=edges, decoder=decoder)
 
     # Keras's contract
 
@@ -127,6 +131,8 @@ class LDIAF(Trainer):
         if self.decoder is None:
             self.decoder = make_decoder(self.decoder_units, self.channels, self.image_shape)
             self.decoder.build((None, self.num_nodes * self.node_dim))
+        elif self.decoder == "additive":  # its place among the layers is that of a dense one
+            self.decoder = AdditiveDecoder(self.num_nodes, self.node_dim, self.image_shape, self.decoder_units)
         if isinstance(self.decoder, AdditiveDecoder):
             self.decoder.check_fits(self.num_nodes, self.node_dim, self.image_shape)
         self.encoder_input = self._input_shape_of("encoder", self.image_shape)
@@ -177,6 +183,7 @@ class LDIAF(Trainer):
         graph = self.graph.get_config()
         graph = {name: graph[name] for name in graph if name not in ("name", "trainable", "dtype")}
         units = {name: getattr(self, name) for name in ("encoder_units", "decoder_units", "channels")}
+        networks |= {"decoder": "additive"} if self.is_additive else {}
         return {"name": self.name, **graph, **units, **networks}
 
     @classmethod
@@ -205,7 +212,8 @@ class LDIAF(Trainer):
     def loops_can_be_compiled(self) -> bool:
         """Whether XLA may compile loops around encoder and decoder; on a CPU, convolutions in them would be slow."""
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        return on_gpu or not (self.own_encoder or self.own_decoder or self.channels)
+        is_dense = not self.own_decoder or isinstance(self.decoder, AdditiveDecoder)
+        return on_gpu or (is_dense and not self.own_encoder and not self.channels)
 
     # Prior, posterior, likelihood
 
@@ -291,11 +299,7 @@ class LDIAF(Trainer):
     # What a trained model is used for
 
     def sample(self, num: int | tf.Tensor, seed: int | tf.Tensor = 0) -> dict[str, tf.Tensor]:
-        """Draws images from the prior.
-
-        Args:
-            num: how many.
-            seed: scalar int; the same seed gives the same images.
+        """Draws `num` images from the prior; the same seed, a scalar int, gives the same images.
 
         Returns:
             probs: [num, ...], means of p(x given z).
@@ -311,14 +315,7 @@ class LDIAF(Trainer):
         return self._pictures(self.prior().sample(tf.cast(num, tf.int32), seed=noise_seed), image_seed)
 
     def encode(self, x) -> tf.Tensor:
-        """The latent code of each image: z_T where every Gaussian draw is at its loc.
-
-        Args:
-            x: [B, ...], images with pixels in {0, 1}.
-
-        Returns:
-            codes: [B, N, D].
-        """
+        """The latent code of each image x [B, ...]: z_T where every Gaussian draw is at its loc, [B, N, D]."""
         return self.codes_and_innovations(self.features(x))[0]
 
     def codes_and_innovations(self, features) -> tuple[tf.Tensor, tf.Tensor]:

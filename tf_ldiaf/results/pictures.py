@@ -10,8 +10,10 @@ import matplotlib.figure
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from PIL import Image, PngImagePlugin
 
+from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.paths import MARK
 
 _DEAD = 0.01  # nats
@@ -40,6 +42,17 @@ def grid(images: npt.ArrayLike, columns: int | None = None) -> np.ndarray:
     tile_height, tile_width = tiles.shape[1:]
     picture = tiles.reshape(rows, columns, tile_height, tile_width).swapaxes(1, 2)
     return np.round(255 * (1 - picture.reshape(rows * tile_height, columns * tile_width).clip(0, 1))).astype("uint8")
+
+
+def node_pictures(model: LDIAF, num: int = 8, seed: int = 0) -> np.ndarray:
+    """What each node of a model with an `AdditiveDecoder` draws: a row for each node, with `num` draws of the prior.
+
+    Returns:
+        picture: [height, width], uint8. Grey pixels are those that the node leaves to others.
+    """
+    z = model.prior().sample(num, seed=seed)
+    logits = model.decoder.pictures(tf.reshape(z, [num, -1]))
+    return grid(tf.reshape(tf.sigmoid(logits), [-1, *model.image_shape]), columns=num)
 
 
 def as_png(picture: np.ndarray) -> bytes:

@@ -80,6 +80,9 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.
     if config.edges:
         edges = ", ".join(f"z{parent} -> z{child}" for parent, child in config.fixed_edges or [])
         lines += [f"Given graph, parent -> child: {edges or 'no edges'}.", ""]
+    if config.decoder == "additive":
+        lines += ["What each node draws, a row for each, draws of the prior:", ""]
+        lines += [f"![what nodes draw]({folder.nodes_file.name})", ""]
     lines += [f"![ELBO by epoch]({folder.curves_file.name})", "", "Test numbers and a SavedModel:", ""]
     return "\n".join(
         [

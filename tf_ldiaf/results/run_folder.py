@@ -22,7 +22,7 @@ from tf_ldiaf.config import Config
 from tf_ldiaf.errors import ConfigError, FileError
 
 _SCRATCH = "part-"
-_OF_A_RUN = ("config.json", "history.csv", "gates.json", "report.md", "curves.png", "metrics.json")
+_OF_A_RUN = ("config.json", "history.csv", "gates.json", "report.md", "curves.png", "nodes.png", "metrics.json")
 _KEPT = ("best.keras", "last.keras", "previous.keras")
 # What a file system says that knows no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -34,12 +34,12 @@ class RunFolder:
 
         config.json              settings, versions, git commit
         history.csv              one row an epoch
-        gates.json               gate probabilities per epoch, the final adjacency
+        gates.json               gate probabilities per epoch, the final adjacency, what its edges were worth
         checkpoints/best.keras   weights of the best validation ELBO
         checkpoints/last.keras   model, optimizer and progress, from which `--resume` goes on
         checkpoints/previous.keras  the one before, for when the last is damaged
         tensorboard/             event files
-        report.md                the run on one page, with curves.png
+        report.md                the run on one page, with curves.png, and nodes.png of an additive decoder
         metrics.json             written by evaluate
         .tf_ldiaf.lock           held by the process that trains
 
@@ -58,6 +58,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.report_file = self.path / "report.md"
         self.curves_file = self.path / "curves.png"
+        self.nodes_file = self.path / "nodes.png"
         self.metrics_file = self.path / "metrics.json"
         self.lock_file = self.path / ".tf_ldiaf.lock"
         self._made: list[pathlib.Path] = []  # folders that were made for the run

@@ -190,13 +190,15 @@ class _Run:
             print(f"Learned graph: {report.edges_text(learned) or 'no edges'}.")
         else:
             folder.write_gates([], adjacency.tolist())
-        self.train_phase(model, progress, log, learned)
+        model = self.train_phase(model, progress, log, learned)
         log.close()
         best = best_row(rows, "final")
         if config.learns_gates:
             kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
             learned = pictures.learned_graph(adjacency, folder.read_gates(), kl)
         write_atomically(folder.report_file, report.run_report(config, folder, rows, learned))
+        if config.decoder == "additive":
+            write_atomically(folder.nodes_file, pictures.as_png(pictures.node_pictures(model)))
         write_atomically(folder.curves_file, pictures.as_png(pictures.draw_curves(rows)))
         print(
             f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}. "
