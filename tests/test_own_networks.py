@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_ldiaf import LDIAF
-from tf_ldiaf.layers import InverseAutoregressiveFlow
+from tf_ldiaf import LDIAF, Config
+from tf_ldiaf.layers import AdditiveDecoder, InverseAutoregressiveFlow
 
 tfd = tfp.distributions
 
@@ -189,3 +189,23 @@ def test_networks_that_do_not_fit_are_one_sentence(networks, words, images):
     with pytest.raises(ValueError, match=f"^{words}") as raised:
         model.posterior(images(4))
     assert "\n" not in str(raised.value)
+
+
+def test_an_additive_decoder_by_name_is_the_layer_and_is_saved_with_the_model(images, tmp_path):
+    sizes = {"node_units": [8], "encoder_units": [8], "decoder_units": [6, 5]}
+    with pytest.raises(ValueError, match=r"decoder must be a Keras model, additive or None\. Received: Additive\."):
+        LDIAF(2, 3, 0, decoder="Additive", **sizes)
+    model = LDIAF.from_settings(Config(num_nodes=2, node_dim=3, edges="all", decoder="additive", **sizes))
+    model.compile()
+    model.fit(images(8), verbose=0)
+    assert isinstance(model.decoder, AdditiveDecoder)
+    assert model.decoder.units == (6, 5)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    copy = LDIAF.from_config(model.get_config())
+    copy.build((None, *images(1).shape[1:]))
+    copy.set_weights(model.get_weights())
+    for other in (again, copy):
+        np.testing.assert_array_equal(other.encode(images(4)), model.encode(images(4)))
+        z = model.encode(images(4))
+        np.testing.assert_array_equal(other.likelihood(z).mean(), model.likelihood(z).mean())

@@ -5,9 +5,11 @@ import json
 import networkx as nx
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from tf_ldiaf.results import pictures
+from tf_ldiaf import LDIAF
+from tf_ldiaf.results import pictures, report
 
 # z1 depends on z2 and z3, z2 on nothing: adjacency[child, parent].
 ADJACENCY = np.array([[0, 1, 1], [0, 0, 0], [0, 0, 0]])
@@ -117,3 +119,30 @@ def test_curves_show_both_lines_and_the_end_of_the_structure_phase(structure, fi
     low, high = axes.get_ylim()
     assert low < -92 + structure // 10  # all but the first tenth of the first phase can be seen
     assert high > -90 + num - 1
+
+
+def test_a_dead_node_is_said_and_drawn_otherwise(tmp_path):
+    alive, dead = (pictures.latent_graph(ADJACENCY, PROBS, kl=kl) for kl in ([1.0, 2.0, 3.0], [1.0, 0.001, 3.0]))
+    assert pictures.dead_nodes(alive) == []
+    assert pictures.dead_nodes(dead) == ["z2"]
+    assert report.dead_text(dead) == " Dead nodes, which say nothing of an image: z2."
+    assert report.dead_text(pictures.latent_graph(ADJACENCY)) == ""
+    assert (pictures.draw_graph(alive) != pictures.draw_graph(dead)).any()
+    pictures.save_graph(dead, tmp_path / "graph.dot")
+    assert "  z2 [style=dashed, color=grey];" in (tmp_path / "graph.dot").read_text()
+    pictures.save_graph(dead, tmp_path / "graph.json")
+    assert json.loads((tmp_path / "graph.json").read_text())["nodes"][1] == {"kl": 0.001, "id": "z2"}
+
+
+def test_what_a_node_draws_has_a_row_of_its_own():
+    """A node whose pictures are all 0 leaves its row grey."""
+    model = LDIAF(2, 3, 0, edges=[], decoder="additive", encoder_units=[4], decoder_units=[4], node_units=[4])
+    model.build((None, 8, 8))
+    last = model.decoder.stack[-1]
+    for weight in last.trainable_weights:
+        weight.assign(weight * tf.reshape([1.0, 0.0], [2, *[1] * (len(weight.shape) - 1)]))
+    picture = pictures.node_pictures(model, num=3)
+    first, second = np.split(picture, 2)
+    assert picture.shape[1] > picture.shape[0]
+    assert len(np.unique(first)) > 5
+    assert set(np.unique(second)) == {128, 255}  # one half, and the frame

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from test_cli import contents
 
-from tf_ldiaf import data
+from tf_ldiaf import Config, data
 from tf_ldiaf.errors import CheckpointError, ConfigError, NonFiniteError
 from tf_ldiaf.layers.gates import most_probable_graph
 from tf_ldiaf.model.ldiaf import LDIAF
@@ -47,7 +47,8 @@ def without_speed(rows):
 def config(tiny):
     """Everything that a checkpoint must carry: averaged weights, learned gates, schedules, fresh draws of pixels."""
     return tiny(
-        "graph_vae", num_nodes=2, structure_epochs=2, epochs=2, binarization="dynamic", ema_decay=0.9,
+        "graph_vae", num_nodes=2, initial_gate_prob=0.9, structure_epochs=2, epochs=2, binarization="dynamic",
+        ema_decay=0.9,
         optimizer="adamw", weight_decay=1e-3, kl_warmup_epochs=1, steps_per_execution=1, **SMALL,
     )  # fmt: skip
 
@@ -76,10 +77,11 @@ def test_both_phases_have_their_rows(run):
     assert [(row["phase"], row["epoch"]) for row in rows] == [
         ("structure", 1), ("structure", 2), ("final", 1), ("final", 2),
     ]  # fmt: skip
-    assert [row["temperature"] for row in rows[:2]] == pytest.approx([1, 0.1])
+    assert [row["temperature"] for row in rows[:2]] == [1, 1]  # the first epoch that has gates is the second
     assert [row["kl_weight"] for row in rows] == [0.5, 1, 0.5, 1]
-    # Cosine over 8 steps of each phase: half after 4, nothing after 8.
-    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0, 0.01, 0], abs=1e-8)
+    # Cosine over 8 steps of the final phase: half after 4, nothing after 8. While the graph is learned it falls twice,
+    # and the next step's rate is shown.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.02, 0.02, 0.01, 0], abs=1e-8)
     assert all(row["images_per_second"] > 0 for row in rows)
 
 
@@ -105,8 +107,13 @@ def test_learned_gates_are_kept_per_epoch_and_then_fixed(run):
     probs = [np.array(epoch["probs"]) for epoch in gates["epochs"]]
     assert all(p.shape == (2, 2) and (np.triu(p, k=1) == p).all() for p in probs)
     assert not np.array_equal(*probs)
-    graph = most_probable_graph(probs[-1])
-    assert np.array_equal(gates["adjacency"], graph)
+    assert not most_probable_graph(probs[0]).any()  # all are shut
+    graph = np.array(gates["adjacency"])
+    [edge] = gates["edges"]
+    assert (edge["parent"], edge["child"], edge["gate_prob"]) == (2, 1, probs[-1][0, 1])
+    is_worth = edge["nats"] > max(0.05, 2 * edge["stderr"])
+    assert edge["kept"] == (graph[0, 1] == 1) == is_worth
+    assert edge["why"] == ("worth its price" if is_worth else "not worth its price")
     for file in (run.best, run.last):
         assert np.array_equal(keras.models.load_model(file, compile=False).gates.fixed, graph)
 
@@ -135,7 +142,7 @@ def test_a_graph_that_is_given_is_trained_with_at_once(tiny, tmp_path):
     train(folder)
     assert [row["phase"] for row in folder.read_history()] == ["final", "final"]
     graph = [[0, 1, 1], [0, 0, 0], [0, 0, 0]]
-    assert folder.read_gates() == {"epochs": [], "adjacency": graph}
+    assert folder.read_gates() == {"epochs": [], "adjacency": graph, "edges": []}
     assert np.array_equal(evaluation.load_best(folder).gates.fixed, graph)
     assert "Given graph, parent -> child: z2 -> z1, z3 -> z1." in folder.report_file.read_text()
     saved_model.export(folder, tmp_path / "exported")
@@ -175,15 +182,24 @@ def test_a_finished_run_resumes_as_finished(name, request, monkeypatch):
 def test_when_to_stop(values, patience, stop):
     earlier = [{"phase": "structure", "epoch": 9, "val_elbo": -1}]
     rows = earlier + [{"phase": "final", "epoch": i + 1, "val_elbo": value} for i, value in enumerate(values)]
-    assert recorder.stopped_early(rows, "final", patience) is stop
+    assert recorder.stopped_early(rows, "final", Config(early_stopping_patience=patience)) is stop
     assert best_row(rows, "final")["val_elbo"] == max(values)
     assert best_row(earlier, "final") is None
 
 
+def test_epochs_without_edges_do_not_stop_a_structure_phase():
+    """They are better here than all that follow, until patience counts from the first with gates."""
+    config = Config(early_stopping_patience=2, structure_epochs=6)
+    values = [-1, -1.1, -1.2, -9, -8, -8.5]
+    rows = [{"phase": "structure", "epoch": i + 1, "val_elbo": value} for i, value in enumerate(values)]
+    assert not any(recorder.stopped_early(rows[:num], "structure", config) for num in range(1, 7))
+    assert recorder.stopped_early([*rows, rows[0] | {"epoch": 7, "val_elbo": -8.6}], "structure", config)
+
+
 def stop(monkeypatch, phase, epoch, moment):
     """Ends a run in an epoch: after so many launches, asked to; or killed "before checkpoint", "between" best and last,
-    or "after" both."""
-    inside = []
+    or "after" both; or after an edge was "measured"."""
+    inside = [False]
     begin, launched, ended = (
         getattr(Recorder, f"on_{name}") for name in ("epoch_begin", "train_batch_end", "epoch_end")
     )
@@ -202,6 +218,8 @@ def stop(monkeypatch, phase, epoch, moment):
         if inside[0] and moment in ("before checkpoint", "between"):
             raise KeyboardInterrupt
         write(model, progress, folder)
+        if moment == "measured" and progress.measured:
+            raise KeyboardInterrupt
 
     def ending(self, at, logs=None):
         if inside[0] and moment == "before checkpoint":
@@ -225,6 +243,7 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one_to_the_bit(config, run, tm
         ("structure", 2, 3),
         ("structure", 2, "before checkpoint"),
         ("structure", 2, 4),
+        ("structure", 2, "measured"),
         ("final", 1, "before checkpoint"),
         ("final", 1, 2),
         ("final", 2, 3),
