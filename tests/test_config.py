@@ -25,7 +25,7 @@ EVERY_SETTING_CHANGED = {
     "steps_per_execution": 7, "jit_compile": False, "on_nonfinite": "skip",
 }  # fmt: skip
 FLOW_SETTINGS_CHANGED = {"method": "vae_iaf", "flow_units": (6, 5), "context_dim": 3, "distribute": "mirrored",
-                         "stream": True}  # fmt: skip
+                         "stream": True, "decoder": "additive"}  # fmt: skip
 EDGES_CHANGED = {"method": "ldiaf", "edges": "5-1,4-2"}
 ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGED, FLOW_SETTINGS_CHANGED, EDGES_CHANGED]
 
@@ -198,6 +198,8 @@ def test_a_graph_that_is_given_is_not_learned(edges, expected):
         ({"method": "vae", "flow_units": (8, 8)}, ["`flow_units`", "a flow", "vae lacks", "8,8"]),
         ({"method": "graph_vae", "context_dim": 8}, ["`context_dim`", "a flow", "graph_vae lacks", "8"]),
         ({"method": "fc_vae", "initial_gate_prob": 0.9}, ["`initial_gate_prob`", "learned gates", "fc_vae", "0.9"]),
+        ({"decoder": "additive", "channels": (8,)}, ["`channels`", "`decoder=dense`", "8"]),
+        ({"decoder": "sum"}, ["`decoder`", "dense, additive", "sum"]),
         ({"method": "vae", "final_temperature": 0.9}, ["`final_temperature`", "learned gates", "vae", "0.9"]),
         ({"weight_decay": 0.1}, ["`weight_decay`", "`optimizer=adamw`", "0.1 with adam"]),
     ],

@@ -52,7 +52,6 @@ def test_with_shut_gates_and_no_flow_it_is_a_mean_field_vae(build, images):
         loc, scale = numpy_gaussian(model.graph.bottom_up, n, features)
         prior_loc, prior_scale = np.zeros((1, 2)), np.ones((1, 2))
         if n < 2:
-            prior_loc, prior_scale = numpy_gaussian(model.graph.top_down, n, np.zeros((1, 4)))
             precision = scale**-2 + prior_scale**-2
             loc, scale = (loc / scale**2 + prior_loc / prior_scale**2) / precision, precision**-0.5
         log_prior = stats.norm.logpdf(z[:, :, n], prior_loc, prior_scale).sum(axis=-1)
@@ -305,7 +304,7 @@ def test_a_default_has_one_home():
 
 def test_the_settings_of_a_config_are_those_of_its_model(tiny):
     """Each departs from the default."""
-    changes = {"num_nodes": 4, "node_dim": 3, "num_flow_steps": 1, "root_components": 2, "initial_gate_prob": 0.5}
+    changes = {"num_nodes": 4, "node_dim": 3, "num_flow_steps": 1, "root_components": 2, "initial_gate_prob": 0.6}
     changes |= {"encoder_units": (7, 6), "decoder_units": (5,), "node_units": (4,), "channels": (3, 2)}
     changes |= {"flow_units": (9,), "context_dim": 11}
     found = LDIAF.from_settings(Config(**changes)).get_config()
