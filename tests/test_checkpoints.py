@@ -16,7 +16,7 @@ from tf_ldiaf.training.phases import make_model
 
 def progress_of(phase):
     rows = [{"phase": phase, "epoch": 3, "elbo": -1 / 3}]
-    return Progress(phase, 3, 4, [7.0, [0.1, -2e-7]], rows, [], [3, 3], 8)
+    return Progress(phase, 3, 4, [7.0, [0.1, -2e-7]], rows, [], [3, 3], 8, [], None)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def written(tiny, images, tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     folder.create(config)
     for phase, edges in (("structure", None), ("final", [(2, 1)])):
-        model = make_model(config, edges, (3, 3), num_steps=9)
+        model = make_model(config, edges, (3, 3), num_epochs=1, num_steps=9)
         model.fit(images(8), batch_size=4, verbose=0)
         checkpoints.write(model, progress_of(phase), folder)
     checkpoints.write_best(model, folder)
@@ -43,7 +43,7 @@ def test_what_was_written_comes_back_to_the_bit(written, capsys):
     folder, model = written
     path, progress = checkpoints.read(folder)
     assert (path, progress) == (folder.last, progress_of("final"))
-    found = make_model(folder.read_config(), [(2, 1)], (3, 3), num_steps=9)
+    found = make_model(folder.read_config(), [(2, 1)], (3, 3), num_epochs=1, num_steps=9)
     checkpoints.load_state(found, path)
     kept = (m.variables + m.optimizer.variables for m in (found, model))
     for ours, theirs in zip(*kept, strict=True):

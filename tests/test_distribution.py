@@ -142,9 +142,9 @@ config = Config(num_nodes=3, node_dim=2, encoder_units=(8,), decoder_units=(8,),
 x = (np.random.default_rng(0).random((19, 4, 4)) < 0.5).astype("float32")
 strategy = distribution.make_strategy("mirrored")
 with strategy.scope():
-    model = make_model(config, None, (4, 4), num_steps=1)
+    model = make_model(config, None, (4, 4), num_epochs=1, num_steps=1)
 ours = evaluation.per_image(model, x, 5, 7, 0, strategy)
-alone = make_model(config, None, (4, 4), num_steps=1)
+alone = make_model(config, None, (4, 4), num_epochs=1, num_steps=1)
 alone.set_weights(model.get_weights())
 for name, value in evaluation.per_image(alone, x, 5, 7, 0).items():
     np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-4)

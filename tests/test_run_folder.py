@@ -152,7 +152,7 @@ def test_history_comes_back_to_the_bit(folder):
 def test_gates_come_back(folder):
     epochs = [{"epoch": 1, "probs": [[0.0, 1 / 3], [0.0, 0.0]]}]
     folder.write_gates(epochs, None)
-    assert folder.read_gates() == {"epochs": epochs, "adjacency": None}
+    assert folder.read_gates() == {"epochs": epochs, "adjacency": None, "edges": []}
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

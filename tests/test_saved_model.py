@@ -22,8 +22,8 @@ NUM_SAMPLES = 5
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
-    """A trained run with metrics.json; two nodes whose gate is open, so that there is an edge to orient."""
-    config = tiny(num_nodes=2, num_flow_steps=1, limit_train=256, batch_size=32, learning_rate=0.02)
+    """A trained run with metrics.json; two nodes and an edge."""
+    config = tiny(num_nodes=2, edges="2-1", num_flow_steps=1, limit_train=256, batch_size=32, learning_rate=0.02)
     folder = RunFolder(tmp_path_factory.mktemp("run") / "ldiaf")
     folder.create(config)
     training.train(config, data.load_training(config, config.seed), folder)
@@ -165,7 +165,7 @@ def test_saved_model_needs_only_tensorflow_and_answers_like_the_model(exported, 
 def test_model_card_has_numbers_graph_and_settings(run, exported):
     card = (exported / "README.md").read_text()
     assert report.metrics_table(run.read_metrics()) in card
-    assert "z2 -> z1 (0." in card
+    assert "z2 -> z1 (1.00)" in card
     assert "`digits`, binarisation `threshold`" in card
     assert " ".join(run.read_config().to_flags()) in card
     for name in ("samples.png", "graph.png", "curves.png"):

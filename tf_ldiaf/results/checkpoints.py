@@ -8,7 +8,7 @@ import sys
 import typing
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import keras
 
@@ -34,8 +34,8 @@ class Progress(typing.NamedTuple):
     gate_epochs: list  # {epoch, probs} of each epoch of the structure phase
     image_shape: list  # [H, W]
     images: int  # checksum of what is trained and validated on
-    measured: Sequence = ()  # the `structure.Measured` of the edges that were learned, as lists
-    edges: list | None = None  # pairs (parent, child) that are left of them, once that is known
+    measured: list  # the `structure.Measured` of the edges that were learned, as lists
+    edges: list | None  # pairs (parent, child) that are left of them, once that is known
 
 
 def write(model: LDIAF, progress: Progress, folder: RunFolder) -> None:

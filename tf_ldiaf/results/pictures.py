@@ -93,19 +93,22 @@ def latent_graph(
     return graph
 
 
-def learned_graph(adjacency: npt.ArrayLike, gates: dict, kl: Sequence[float] | None = None) -> nx.DiGraph:
+def learned_graph(
+    adjacency: npt.ArrayLike,
+    edges: list[dict],
+    gate_probs: npt.ArrayLike | None = None,
+    kl: Sequence[float] | None = None,
+) -> nx.DiGraph:
     """The `latent_graph` of a run, with what its edges were worth when it was learned.
 
     Args:
         adjacency: [N, N], adjacency[child, parent].
-        gates: what `RunFolder.read_gates` returns; without worths, the probabilities of the gates are drawn.
+        edges: as in gates.json.
+        gate_probs: [N, N], of the gates when they had been learned, in place of worths that were not measured.
         kl: [N], KL terms of the nodes.
     """
-    worths = [edge for edge in gates.get("edges", []) if edge["kept"] and "nats" in edge]
-    if worths:
-        return graph_of_worths(adjacency, worths, kl)
-    epochs = gates["epochs"]
-    return latent_graph(adjacency, epochs[-1]["probs"] if epochs else None, kl=kl)
+    worths = [edge for edge in edges if edge["kept"] and "nats" in edge]
+    return graph_of_worths(adjacency, worths, kl) if worths else latent_graph(adjacency, gate_probs, kl=kl)
 
 
 def graph_of_worths(adjacency: npt.ArrayLike, edges: list[dict], kl: Sequence[float] | None = None) -> nx.DiGraph:

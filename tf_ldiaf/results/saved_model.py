@@ -72,7 +72,9 @@ def _graph(model, folder):
         if worth is not None:
             return pictures.graph_of_worths(adjacency, worth, kl)
     with _as_written(folder.gates_file):
-        return pictures.learned_graph(adjacency, folder.read_gates(), kl)
+        gates = folder.read_gates()
+        probs = gates["epochs"][-1]["probs"] if gates["epochs"] else None
+        return pictures.learned_graph(adjacency, gates.get("edges", []), probs, kl)
 
 
 @contextlib.contextmanager

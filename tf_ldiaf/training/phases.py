@@ -98,7 +98,7 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
     is_chief, shape, checksum = distribution.is_chief(strategy), images.train.shape[1:], _checksum(images)
     # Before anything is read: the chief may just have replaced a run.
     distribution.check_agreement(strategy, repr((dataclasses.replace(config, data_dir=""), checksum)))
-    start = Progress("structure" if config.learns_gates else "final", 0, 0, [], [], [], list(shape), checksum)
+    start = Progress("structure" if config.learns_gates else "final", 0, 0, [], [], [], list(shape), checksum, [], None)
     path, progress = checkpoints.read(folder, mends=is_chief) or (None, start)
     distribution.check_agreement(strategy, repr((progress.phase, progress.epoch, len(progress.rows))))
     checkpoints.check_image_shape(tuple(progress.image_shape), shape, config.dataset)
@@ -178,15 +178,16 @@ class _Run:
                 None,
                 progress._replace(phase="final", epoch=0, launch=0, counters=[], measured=measured, edges=edges),
             )
-        learned = None
+        learned, edges, probs = None, [], None
         if model is None:
             model = self.model_of(progress)
         adjacency = model.gates.adjacency().numpy()
         if config.learns_gates:
             probs = gate_epochs[-1]["probs"]
             worths = [structure.Measured(*one) for one in progress.measured]
-            folder.write_gates(gate_epochs, adjacency.tolist(), report.edge_decisions(probs, worths, model.edges))
-            learned = pictures.learned_graph(adjacency, folder.read_gates())
+            edges = report.edge_decisions(probs, worths, model.edges)
+            folder.write_gates(gate_epochs, adjacency.tolist(), edges)
+            learned = pictures.learned_graph(adjacency, edges, probs)
             print(f"Learned graph: {report.edges_text(learned) or 'no edges'}.")
         else:
             folder.write_gates([], adjacency.tolist())
@@ -195,7 +196,7 @@ class _Run:
         best = best_row(rows, "final")
         if config.learns_gates:
             kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
-            learned = pictures.learned_graph(adjacency, folder.read_gates(), kl)
+            learned = pictures.learned_graph(adjacency, edges, probs, kl)
         write_atomically(folder.report_file, report.run_report(config, folder, rows, learned))
         if config.decoder == "additive":
             write_atomically(folder.nodes_file, pictures.as_png(pictures.node_pictures(model)))
