@@ -196,7 +196,7 @@ def test_an_additive_decoder_by_name_is_the_layer_and_is_saved_with_the_model(im
     with pytest.raises(ValueError, match=r"decoder must be a Keras model, additive or None\. Received: Additive\."):
         LDIAF(2, 3, 0, decoder="Additive", **sizes)
     model = LDIAF.from_settings(Config(num_nodes=2, node_dim=3, edges="all", decoder="additive", **sizes))
-    model.compile()
+    model.compile(jit_compile=False)
     model.fit(images(8), verbose=0)
     assert isinstance(model.decoder, AdditiveDecoder)
     assert model.decoder.units == (6, 5)

@@ -85,7 +85,7 @@ def test_the_edge_that_was_built_in_is_the_one_that_is_worth_something(trained):
 
 def test_a_part_of_the_images_is_held_out_if_none_is_given(trained):
     model, x = trained
-    found = structure.edge_worth(model, x[:500], num_steps=4)
+    found = structure.edge_worth(model, x[:500], num_steps=4, jit_compile=False)
     assert np.isfinite(found.nats[1, 2])
     with pytest.raises(ValueError, match="held_out must be images of 0 and 1"):
         structure.edge_worth(model, x[:500] / 2, binarization="dynamic")
@@ -201,7 +201,7 @@ def test_weights_that_are_loaded_leave_the_graph_alone(tmp_path):
 
 def test_every_refit_begins_anew_and_a_removal_goes_on():
     x = np.random.default_rng(0).integers(0, 2, (128, 3, 3))
-    refits = Refits(LDIAF_with_all(), x, x[:50], num_steps=6, batch_size=64, num_samples=3)
+    refits = Refits(LDIAF_with_all(), x, x[:50], num_steps=6, batch_size=64, num_samples=3, jit_compile=False)
     first = refits.worth((2, 1))
     assert refits.worth((3, 1)) != first
     assert refits.worth((2, 1)) == first
@@ -227,8 +227,6 @@ def test_only_the_edge_that_was_built_in_is_left(trained):
     assert steps == [1, 2, 3, 4]
     again = structure.remove_edges(model, x[:5000], x[5000:], **settings, history=found.history[:3])
     assert again == found
-    dear = structure.remove_edges(model, x[:5000], x[5000:], **settings, edge_cost=9.0, history=found.history)
-    assert dear.edges == []
     for weight, was in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, was)
 

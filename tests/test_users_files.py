@@ -379,7 +379,7 @@ def test_one_device_mirrored_and_a_cluster_of_one_are_one_device(place, output, 
 
 
 def test_a_batch_of_one_image_trains_without_xla(place, output):
-    line = ["train", "--structure_epochs=1", "--epochs=1", "--batch_size=1", "--limit_train=6", "--nojit_compile"]
+    line = ["train", "--edges=all", "--epochs=1", "--batch_size=1", "--limit_train=6", "--nojit_compile"]
     run([*line, "--encoder_units=8", "--run_dir=run"], place, output)
 
 
