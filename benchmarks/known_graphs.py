@@ -1,8 +1,7 @@
 """Binary images whose latent graph is known.
 
 A `KnownGraph` is a random graph of N nodes with a mechanism for each child: its mean is a nonlinear function of its
-parents. The nodes are drawn from the root down, and a picture is drawn from the nodes: patches side by side, one for
-each node; or blobs that overlap and add up.
+parents. The nodes are drawn from the root down. A picture is drawn from the nodes: patches side by side, one for each.
 
 Where each node has a patch of its own, the true graph is the only smallest one for the given order of the nodes,
 whatever the coordinates within a node are. So a method can be right or wrong.
@@ -64,18 +63,6 @@ class KnownGraph:
         offsets = 0.5 * rng.standard_normal((self.num_nodes, side, side))
         logits = np.einsum("bnd,ndhw->bhnw", z, slopes) + offsets.transpose(1, 0, 2)
         return self._drawn(logits.reshape(len(z), side, -1), seed)
-
-    def blobs(self, z: np.ndarray, seed: int, side: int = 16, contrast: float = 6.0) -> np.ndarray:
-        """[n, side, side] of 0 and 1: each node adds to the logits in a disc of its own; neighbours overlap."""
-        rng = np.random.default_rng([self.seed, 3])
-        slopes = contrast * rng.standard_normal((self.num_nodes, self.node_dim, side, side)) / np.sqrt(self.node_dim)
-        angles = 2 * np.pi * np.arange(self.num_nodes) / self.num_nodes
-        centres = (side - 1) / 2 + side / 4 * np.stack([np.sin(angles), np.cos(angles)], axis=1)
-        rows, columns = np.mgrid[:side, :side]
-        squares = (rows - centres[:, :1, np.newaxis]) ** 2 + (columns - centres[:, 1:, np.newaxis]) ** 2
-        windows = np.exp(-squares / (2 * (side / 6) ** 2))
-        logits = np.einsum("bnd,ndhw,nhw->bhw", z, slopes, windows) + 0.5 * rng.standard_normal((side, side))
-        return self._drawn(logits, seed)
 
     def _drawn(self, logits, seed):
         rng = np.random.default_rng([self.seed, 4, seed])

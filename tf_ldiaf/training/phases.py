@@ -174,10 +174,8 @@ class _Run:
             folder.write_gates(gate_epochs)
             model = self.train_phase(model, progress, log)
             edges, measured = self.remove_edges(model, progress)
-            model, progress = (
-                None,
-                progress._replace(phase="final", epoch=0, launch=0, counters=[], measured=measured, edges=edges),
-            )
+            model, found = None, {"measured": measured, "edges": edges}
+            progress = progress._replace(phase="final", epoch=0, launch=0, counters=[], **found)
         learned, edges, probs = None, [], None
         if model is None:
             model = self.model_of(progress)
