@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tf_ldiaf.layers.decoders import MaskedDecoder
 from tf_ldiaf.model.ldiaf import LDIAF
 
 
@@ -34,4 +35,19 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
     for ours, its in parts:
         if ours is not None:
             its.set_weights(ours.get_weights())
+    return copy
+
+
+def renumbered(model: LDIAF, nodes: Sequence[int], edges: Sequence[tuple[int, int]]) -> LDIAF:
+    """A copy of a model with an `AdditiveDecoder` whose node n is what was node nodes[n - 1], and with another graph.
+
+    The top-down networks, which nodes of other numbers trained, are copied as they are. It is not compiled.
+    """
+    copy, order = with_edges(model, edges), [number - 1 for number in nodes]
+    for layer in (copy.decoder, copy.graph.bottom_up, copy.graph.flows):
+        if layer is not None:  # the first axis of every weight is the nodes, or the nodes and each one's flow steps
+            weights = [(weight, weight.reshape(len(order), -1, *weight.shape[1:])) for weight in layer.get_weights()]
+            layer.set_weights([by_node[order].reshape(weight.shape) for weight, by_node in weights])
+    if isinstance(copy.decoder, MaskedDecoder):
+        copy.decoder.masks = copy.decoder.masks[order]
     return copy

@@ -39,19 +39,9 @@ class Refits:
         seed: int = 0,
         jit_compile: bool = True,
     ):
-        if held_out is None:
-            if isinstance(x, data.Records):
-                raise ValueError("held_out must be images where x is streamed. Received: None.")
-            if binarization == "dynamic":
-                raise ValueError("held_out must be images of 0 and 1 where x is grey. Received: None.")
-            order = np.random.default_rng(seed).permutation(len(x))
-            num = max(1, round(_HELD_OUT_FRACTION * len(x)))
-            x, held_out = x[np.sort(order[num:])], x[np.sort(order[:num])]
-        if not len(x) or len(held_out) < 2:
-            raise ValueError(
-                "x and held_out must have an image to train on, and two to measure an error with. "
-                f"Received: {len(x)} and {len(held_out)}."
-            )
+        if binarization == "dynamic" and held_out is None and not isinstance(x, data.Records):
+            raise ValueError("held_out must be images of 0 and 1 where x is grey. Received: None.")
+        x, held_out = apart(x, held_out, seed)
         self.edges, self.held_out = model.edges, held_out
         self.model = copy = with_edges(model, model.edges)
         copy.check_images(held_out)
@@ -63,8 +53,7 @@ class Refits:
         self._variables = [*copy.trainable_variables, *copy.optimizer.variables]
         self._start = [variable.numpy() for variable in self._variables]
         self._batches = data.training_launches(x, batch_size=batch_size, seed=seed, steps_per_launch=_STEPS_PER_LAUNCH)
-        per_launch = data.steps_per_epoch(x, batch_size) / data.launches_per_epoch(x, batch_size, _STEPS_PER_LAUNCH)
-        self._num_launches = math.ceil(num_steps / per_launch)
+        self._num_launches = num_launches(x, batch_size, _STEPS_PER_LAUNCH, num_steps)
         self._whole: np.ndarray | None = None
 
     def worth(self, edge: tuple[int, int]) -> tuple[float, float]:
@@ -95,6 +84,32 @@ class Refits:
         for i, (x, _, _) in enumerate(data.evaluation_batches(self.held_out, _EVALUATION_BATCH)):
             parts.append(self._bounds(x, tf.constant(i * size))["elbo"].numpy())
         return np.concatenate(parts)[: len(self.held_out)].astype("float64")
+
+
+def apart(x, held_out: np.ndarray | None, seed: int) -> tuple:
+    """Images to train on, and to measure on: if none are given for that, a random fifth of x.
+
+    Raises:
+        ValueError: x is streamed and `held_out` is None; or fewer than one image and two.
+    """
+    if held_out is None:
+        if isinstance(x, data.Records):
+            raise ValueError("held_out must be images where x is streamed. Received: None.")
+        order = np.random.default_rng(seed).permutation(len(x))
+        num = max(1, round(_HELD_OUT_FRACTION * len(x)))
+        x, held_out = x[np.sort(order[num:])], x[np.sort(order[:num])]
+    if not len(x) or len(held_out) < 2:
+        raise ValueError(
+            "x and held_out must have an image to train on, and two to measure an error with. "
+            f"Received: {len(x)} and {len(held_out)}."
+        )
+    return x, held_out
+
+
+def num_launches(x, batch_size: int, steps_per_launch: int, num_steps: int) -> int:
+    """Of `data.training_launches`, with at least `num_steps` steps in all."""
+    per_launch = data.steps_per_epoch(x, batch_size) / data.launches_per_epoch(x, batch_size, steps_per_launch)
+    return math.ceil(num_steps / per_launch)
 
 
 def mean_and_stderr(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
