@@ -5,6 +5,10 @@ parents. The nodes are drawn from the root down. A picture is drawn from the nod
 
 Where each node has a patch of its own, the true graph is the only smallest one for the given order of the nodes,
 whatever the coordinates within a node are. So a method can be right or wrong.
+
+`patches` are linear in the nodes, and made for models that are told which patch is whose. A model that has to find that
+out needs `curved` pictures. Sums of linear pictures stay sums of linear pictures when the nodes are mixed, so no
+additive decoder could tell.
 """
 
 import numpy as np
@@ -63,6 +67,30 @@ class KnownGraph:
         offsets = 0.5 * rng.standard_normal((self.num_nodes, side, side))
         logits = np.einsum("bnd,ndhw->bhnw", z, slopes) + offsets.transpose(1, 0, 2)
         return self._drawn(logits.reshape(len(z), side, -1), seed)
+
+    def curved(
+        self, z: np.ndarray, seed: int, side: int = 8, contrast: float = 4.0, overlapping: bool = False
+    ) -> np.ndarray:
+        """[n, side, width] of 0 and 1: each pixel's logit is a nonlinear function of its node.
+
+        With `overlapping`, neighbouring patches share half of their columns, in which the logits add.
+        """
+        pictures = contrast * self._waved(z, side)
+        pictures -= contrast * self._waved(self.nodes(_PILOT // 10, self.seed), side).mean(axis=1, keepdims=True)
+        stride = side // 2 if overlapping else side
+        logits = np.zeros((len(z), side, (self.num_nodes - 1) * stride + side))
+        for n, picture in enumerate(pictures):
+            logits[:, :, n * stride : n * stride + side] += picture
+        return self._drawn(logits, seed)
+
+    def _waved(self, z, side):
+        """[N, n, side, side]: of each pixel a wave, over a direction of the node's space."""
+        rng = np.random.default_rng([self.seed, 3])
+        directions = rng.standard_normal((self.num_nodes, self.node_dim, side, side))
+        directions *= 2 / np.sqrt((directions**2).sum(axis=1, keepdims=True))
+        turned = np.einsum("bnd,ndhw->nbhw", z, directions) + rng.standard_normal((self.num_nodes, 1, side, side))
+        waves = rng.integers(len(_WAVES), size=(self.num_nodes, 1, side, side))
+        return np.select([waves == i for i in range(len(_WAVES))], [wave(turned) for wave in _WAVES])
 
     def _drawn(self, logits, seed):
         rng = np.random.default_rng([self.seed, 4, seed])

@@ -209,3 +209,51 @@ def test_an_additive_decoder_by_name_is_the_layer_and_is_saved_with_the_model(im
         np.testing.assert_array_equal(other.encode(images(4)), model.encode(images(4)))
         z = model.encode(images(4))
         np.testing.assert_array_equal(other.likelihood(z).mean(), model.likelihood(z).mean())
+
+
+def learnt_in_one_step(encoder, x):
+    """A model of a node with this encoder, after one step of plain descent at rate 0.1 on the whole of x."""
+    keras.utils.set_random_seed(0)
+    decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(9)])
+    model = LDIAF(1, 2, 0, encoder=encoder, decoder=decoder)
+    model.compile(keras.optimizers.SGD(0.1), clip_norm=0.0, kl_warmup_epochs=0, jit_compile=False)
+    model.fit(x, batch_size=len(x), verbose=0)
+    return model
+
+
+def test_regularisers_and_losses_of_own_layers_count(images):
+    """The step differs by the gradient of what they add: 2 * 3 * kernel of L2, and 0.5 of a loss of the biases' sum."""
+
+    @keras.saving.register_keras_serializable("test")
+    class Priced(keras.layers.Dense):
+        def call(self, inputs):
+            self.add_loss(0.5 * tf.reduce_sum(self.bias))
+            return super().call(inputs)
+
+    x, found = images(8), []
+    for kind, regularizer in ((keras.layers.Dense, None), (Priced, keras.regularizers.L2(3.0))):
+        layer = kind(4, kernel_initializer=keras.initializers.GlorotUniform(1), kernel_regularizer=regularizer)
+        encoder = keras.Sequential([keras.Input((9,)), layer])
+        before = layer.kernel.numpy()
+        learnt_in_one_step(encoder, x)
+        found.append((layer.kernel.numpy() - before, layer.bias.numpy()))
+    (plain, bias), (regularised, lowered) = found
+    np.testing.assert_allclose(regularised - plain, -0.1 * 6.0 * before, atol=1e-6)
+    np.testing.assert_allclose(lowered - bias, -0.1 * 0.5, atol=1e-6)
+
+
+def test_own_layers_know_when_they_are_trained(images):
+    x = images(8)
+    norm, dropout = keras.layers.BatchNormalization(momentum=0.9), keras.layers.Dropout(0.5, seed=1)
+    encoder = keras.Sequential([keras.Input((9,)), norm, keras.layers.Dense(4), dropout])
+    model = learnt_in_one_step(encoder, x)
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * x.reshape(8, 9).mean(axis=0), rtol=1e-5)
+    kept = norm.moving_mean.numpy()
+    model.evaluate(x, verbose=0)
+    np.testing.assert_array_equal(norm.moving_mean, kept)
+    np.testing.assert_array_equal(model.features(x), model.features(x))
+    dropped = model.features(x, training=True) == 0.0
+    assert 0.2 < np.mean(dropped) < 0.8
+    assert not np.array_equal(dropped, model.features(x, training=True) == 0.0)
+    model(x, training=True)
+    assert not np.array_equal(norm.moving_mean, kept)

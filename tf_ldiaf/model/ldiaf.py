@@ -224,12 +224,13 @@ class LDIAF(Trainer):
             x: [B, ...], images with pixels in {0, 1}.
             seed: an int or a stateless seed [2], int32; None for new draws at every call.
             num_samples: S.
-            training: whether learned gates are relaxed draws, instead of the most probable graph.
+            training: whether learned gates are relaxed draws, instead of the most probable graph; and what own networks
+                are told.
 
         Returns:
             `Terms` of S draws.
         """
-        return self.terms(x, self.features(x), stateless_seed(seed), num_samples, training)
+        return self.terms(x, self.features(x, training), stateless_seed(seed), num_samples, training)
 
     def prior(self) -> LatentPrior:
         """p(z), with batch shape [] and event shape [N, D]."""
@@ -240,16 +241,16 @@ class LDIAF(Trainer):
         """q(z given x) of images x [B, ...], with batch shape [B] and event shape [N, D]."""
         return self.graph.posterior(self.features(x))
 
-    def likelihood(self, z) -> tfp.distributions.Independent:  # pyright: ignore[reportInvalidTypeForm]
+    def likelihood(self, z, training: bool = False) -> tfp.distributions.Independent:  # pyright: ignore[reportInvalidTypeForm]
         """p(x given z) of latents z [..., N, D], with batch shape [...] and the images' event shape."""
         self._check_built("likelihood")
         z = tf.convert_to_tensor(z)
-        logits = tf.cast(self.decoder(tf.reshape(z, [-1, *self.decoder_input])), tf.float32)
+        logits = tf.cast(self.decoder(tf.reshape(z, [-1, *self.decoder_input]), training=training), tf.float32)
         logits = tf.reshape(logits, tf.concat([tf.shape(z)[:-2], self.image_shape], axis=0))
         logits = tf.ensure_shape(logits, [*z.shape[:-2], *self.image_shape])
         return tfd.Independent(Bernoulli(logits=logits, dtype=tf.float32), len(self.image_shape))
 
-    def features(self, x) -> tf.Tensor:
+    def features(self, x, training: bool = False) -> tf.Tensor:
         """What the encoder says of images x [B, ...]: [B, F].
 
         Raises:
@@ -264,9 +265,9 @@ class LDIAF(Trainer):
             tf.debugging.Assert(~tf.reduce_any(impossible), [str(pixel)])
         elif tf.reduce_any(impossible):
             raise binarization.impossible_pixel(False, str(x[impossible][0].numpy()))
-        return self.encoded(x)
+        return self.encoded(x, training)
 
-    def encoded(self, x) -> tf.Tensor:
+    def encoded(self, x, training: bool = False) -> tf.Tensor:
         """`features` of pixels that are not looked at."""
         x = tf.cast(x, tf.float32)
         if not self.built:
@@ -274,7 +275,7 @@ class LDIAF(Trainer):
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"x must be images of shape {self.image_shape}. Received: {tuple(x.shape[1:])}.")
         # An encoder of one's own may compute in another precision.
-        return tf.cast(self.encoder(tf.reshape(x, [-1, *self.encoder_input])), tf.float32)
+        return tf.cast(self.encoder(tf.reshape(x, [-1, *self.encoder_input]), training=training), tf.float32)
 
     def terms(self, x, features, seed, num_samples, training=False, first=(0, 0)) -> Terms:
         """`call` for images whose features are known; `first` as in `noise.uniform`."""
@@ -284,7 +285,7 @@ class LDIAF(Trainer):
         posterior = self.graph.posterior(features, self.graph.draw_gates(shape, temperature, gate_seed))
         drawn = posterior.from_noise(self.graph.noise(shape, noise_seed, first))
         return Terms(
-            log_likelihood=self.likelihood(drawn.z).log_prob(tf.cast(x, tf.float32)),
+            log_likelihood=self.likelihood(drawn.z, training).log_prob(tf.cast(x, tf.float32)),
             log_prior=drawn.log_prior,
             log_posterior=drawn.log_posterior,
             latents=drawn.z,

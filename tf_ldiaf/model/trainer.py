@@ -168,9 +168,10 @@ class Trainer(Fitted):
         if objective.binarization == "dynamic":
             x = binarization.draw(x, tf.random.fold_in([objective.seed, 6], step))
         with tf.GradientTape() as tape:
-            terms = self.terms(x, self.encoded(x), seed, 1, training=True)
+            terms = self.terms(x, self.encoded(x, training=True), seed, 1, training=True)
             elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))
             loss = -tf.reduce_mean(elbo if weight is None else elbo * weight)
+            loss += sum(self.losses)  # what the layers of own networks add: regularisers, `add_loss`
             if self.gates.fixed is None:
                 # Not from the start: an edge is worth nothing before its network has learned to use it.
                 price = objective.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))

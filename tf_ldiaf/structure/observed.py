@@ -26,8 +26,8 @@ class ObservedNodes(LDIAF):
             raise ValueError(f"x must be images of shape {(self.num_nodes, self.node_dim)}. Received: {input_shape}.")
         super().build(input_shape)
 
-    def features(self, x) -> tf.Tensor:
-        return self.encoded(tf.convert_to_tensor(x))
+    def features(self, x, training: bool = False) -> tf.Tensor:
+        return self.encoded(tf.convert_to_tensor(x), training)
 
     def terms(self, x, features, seed, num_samples, training=False, first=(0, 0)) -> Terms:
         drawn = super().terms(x, features, seed, num_samples, training, first)

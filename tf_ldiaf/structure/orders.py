@@ -215,8 +215,8 @@ class _GivenAnySet(Float32Layer):
     def train(self, z, optimizer):
         """One step, in which each row of z [B, N, D] hides other nodes from each network."""
         shape = (self.num_nodes, tf.shape(z)[0], self.num_nodes)
-        share = keras.random.uniform((*shape[:2], 1), seed=self.draws)
-        is_parent = tf.cast(keras.random.uniform(shape, seed=self.draws) < share, tf.float32)
+        share: typing.Any = keras.random.uniform((*shape[:2], 1), seed=self.draws)
+        is_parent = tf.where(keras.random.uniform(shape, seed=self.draws) < share, 1.0, 0.0)
         with tf.GradientTape() as tape:
             loss = -tf.reduce_mean(tf.reduce_sum(self.log_prob(z, is_parent), axis=0))
         optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)

@@ -86,7 +86,7 @@ class Refits:
         return np.concatenate(parts)[: len(self.held_out)].astype("float64")
 
 
-def apart(x, held_out: np.ndarray | None, seed: int) -> tuple:
+def apart(x, held_out, seed: int) -> tuple[typing.Any, np.ndarray]:
     """Images to train on, and to measure on: if none are given for that, a random fifth of x.
 
     Raises:
