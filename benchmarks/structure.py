@@ -71,7 +71,7 @@ def learn(
 def learn_order(
     seed: int, node_dim: int, roles: str, overlapping: bool = False, num_nodes: int = 5, num_images: int = 10_000
 ) -> dict:
-    """Learns one graph whose order is not told; `roles` says what is known of the nodes: seen, masks, additive, none."""
+    """Learns one graph whose order is not told; `roles` says what is known of the nodes."""
     began, truth = time.monotonic(), KnownGraph(seed, num_nodes, node_dim, _NOISE[node_dim])
     z = [truth.nodes(num_images, 1), truth.nodes(_HELD_OUT, 2)]
     if roles == "seen":

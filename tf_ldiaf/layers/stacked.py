@@ -55,8 +55,8 @@ class StackedDense(Float32Layer):
     Args:
         num: how many layers.
         units: the width of each.
-        kernel_initializer: name or configuration of a Keras initializer, which is made anew for each kernel. Or one whose
-            seed is a `SeedGenerator`, so that it draws anew.
+        kernel_initializer: name or configuration of a Keras initializer, which is made anew for each kernel; or one
+            whose seed is a `SeedGenerator`, so that it draws anew.
         use_bias: whether the layers have biases, which start at 0.
         input_dims: the number of inputs of each layer, where they differ. A layer with fewer inputs than the largest
             has the last ones; its kernel is 0 for the others.
