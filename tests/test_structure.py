@@ -188,6 +188,24 @@ def test_masks_that_divide_no_picture_are_refused(masks, words):
         MaskedDecoder(masks, 2)
 
 
+def test_the_price_of_pixels_is_paid_in_training_alone():
+    """Nats for each standard deviation over the batch, here of pictures that the decoder was asked for itself."""
+    decoder = AdditiveDecoder(3, 2, (4, 4), [8], pixel_cost=0.3)
+    z = tf.random.stateless_normal([50, 6], [0, 1])
+    logits = decoder(z, training=True)
+    [paid] = decoder.losses
+    assert float(paid) == pytest.approx(0.3 * decoder.pictures(z).numpy().std(axis=1).sum(), rel=2e-3)
+    np.testing.assert_array_equal(decoder(z), logits)
+    assert decoder.losses == []
+    again = AdditiveDecoder.from_config(decoder.get_config())
+    assert (again.pixel_cost, again.units, again.image_shape) == (0.3, (8,), (4, 4))
+    again.pixel_cost = 0.0
+    again(z, training=True)
+    assert again.losses == []
+    with pytest.raises(ValueError, match="pixel_cost must be at least 0"):
+        AdditiveDecoder(3, 2, (4, 4), pixel_cost=-1.0)
+
+
 def test_weights_that_are_loaded_leave_the_graph_alone(tmp_path):
     one, other = (LDIAF(3, 2, 0, edges=edges, **SMALL) for edges in ([(3, 1)], ALL))
     for model in (one, other):

@@ -59,8 +59,8 @@ class Refits:
     def worth(self, edge: tuple[int, int]) -> tuple[float, float]:
         """What the graph loses without one of its edges (parent, child): nats per image, and the standard error."""
         if self._whole is None:
-            self._whole = self._elbo(self.edges)
-        mean, stderr = mean_and_stderr(self._whole - self._elbo([other for other in self.edges if other != edge]))
+            self._whole = self.elbo(self.edges)
+        mean, stderr = mean_and_stderr(self._whole - self.elbo([other for other in self.edges if other != edge]))
         return float(mean), float(stderr)
 
     def remove(self, edge: tuple[int, int]) -> None:
@@ -77,7 +77,7 @@ class Refits:
         self.model.gates.fix(edges)
         self.model.fit(self._batches, steps_per_epoch=self._num_launches, verbose=0)
 
-    def _elbo(self, edges):
+    def elbo(self, edges):
         """The ELBO of each held-out image after training with `edges`: [n], nats."""
         self._train(edges)
         size, parts = data.evaluation_batch_size(self.held_out, _EVALUATION_BATCH), []
