@@ -77,7 +77,7 @@ class Refits:
         self.model.gates.fix(edges)
         self.model.fit(self._batches, steps_per_epoch=self._num_launches, verbose=0)
 
-    def elbo(self, edges):
+    def elbo(self, edges: list[tuple[int, int]]) -> np.ndarray:
         """The ELBO of each held-out image after training with `edges`: [n], nats."""
         self._train(edges)
         size, parts = data.evaluation_batch_size(self.held_out, _EVALUATION_BATCH), []
