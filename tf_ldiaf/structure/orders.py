@@ -113,7 +113,7 @@ def best_order(
     held_out: np.ndarray | None = None,
     *,
     edge_cost: float = TrainingSettings.edge_cost,
-    num_steps: int = 2000,
+    num_steps: int = 4000,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
     seed: int = 0,
