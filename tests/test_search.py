@@ -36,7 +36,8 @@ def test_the_order_that_was_built_in_is_found():
 
 def test_one_step_at_a_time_finds_it_too(monkeypatch):
     monkeypatch.setattr(orders, "MOST_NODES", 3)
-    found = structure.best_order(chain((1, 3, 2), others=1), **FEW)
+    with pytest.warns(UserWarning, match="at most 3 nodes. Received: 4"):
+        found = structure.best_order(chain((1, 3, 2), others=1), **FEW)
     assert not found.is_exact
     assert found.edges == [(1, 3), (3, 2)]
     assert [number for number in found.nodes if number != 4] == [2, 3, 1]
@@ -122,7 +123,11 @@ def test_a_model_is_renumbered_by_the_order_of_its_draws(monkeypatch, images):
         (lambda: structure.search(model_of(None), np.zeros((9, 3, 3))), "model must have a decoder in which each node"),
         (lambda: structure.search(model_of("additive"), np.full((9, 3, 3), 7)), "pixels that are 0 or 1"),
         (lambda: structure.search(model_of("additive"), np.zeros((2, 3, 3))), "two to measure an error with"),
-        (lambda: structure.best_order(np.zeros((9, 3))), r"z must be draws \[n, N, D\]. Received: .*\(9, 3\)"),
+        (
+            lambda: structure.best_order(np.zeros((9, 3))),
+            r"z and held_out must be draws \[n, N, D\]. Received: .*\(9, 3\)",
+        ),
+        (lambda: structure.best_order(np.zeros((9, 2, 1)), np.zeros((9, 3, 1))), r"Received: .*\(9, 3, 1\)"),
         (lambda: structure.best_order(np.full((9, 2, 1), np.nan)), "z must be finite"),
     ],
 )

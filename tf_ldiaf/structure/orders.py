@@ -3,6 +3,7 @@
 import functools
 import itertools
 import typing
+import warnings
 
 import keras
 import numpy as np
@@ -122,9 +123,9 @@ def best_order(
 
     For each node, one network learns log p(z_n given the nodes of a set), a Gaussian, for all sets at once: each row
     of a batch hides other nodes from it. A graph's score is the held-out mean of the sum over nodes, less `edge_cost`
-    for each edge. Up to 8 nodes, all orders and all sets of parents are compared. With more, one node
-    at a time is moved in the order, and one parent at a time is added or removed, as long as that helps. A better graph
-    may then be missed.
+    for each edge. Up to 8 nodes, all orders and all sets of parents are compared. With more, a warning says so. Then
+    one node at a time is moved in the order, and one parent at a time is added or removed, as long as that helps. A
+    better graph may be missed.
 
     The Gaussian is what tells a parent from a child: in the wrong direction, a nonlinear dependence does not look
     Gaussian. Where it is linear, both directions fit as well, and the lead is about 0.
@@ -145,12 +146,20 @@ def best_order(
     Source: Silander and Myllymaki 2006, arXiv 1206.6875, for the exact search; Peters et al. 2014, arXiv 1309.6779, for
         what tells the direction.
     """
-    if np.ndim(z) != 3:
-        raise ValueError(f"z must be draws [n, N, D]. Received: an array of shape {np.shape(z)}.")
+    for part in (z, held_out):
+        if part is not None and (np.ndim(part) != 3 or np.shape(part)[1:] != np.shape(z)[1:]):
+            raise ValueError(f"z and held_out must be draws [n, N, D]. Received: an array of shape {np.shape(part)}.")
     z, held_out = (np.asarray(part, "float32") for part in apart(z, held_out, seed))
     if not (np.isfinite(z).all() and np.isfinite(held_out).all()):
         raise ValueError("z must be finite. Received: NaN or infinity.")
     num_nodes = z.shape[1]
+    is_exact = num_nodes <= MOST_NODES
+    if not is_exact:
+        warnings.warn(
+            f"The exact search takes at most {MOST_NODES} nodes. Received: {num_nodes}. The order is searched one step "
+            "at a time instead, and a better one may be missed.",
+            stacklevel=2,
+        )
     fitted = _fitted(z, num_steps, batch_size, learning_rate, seed)
     of_images = tf.function(lambda is_parent: fitted.log_prob(held_out, is_parent), jit_compile=True)
 
@@ -165,7 +174,6 @@ def best_order(
     def score(parents):
         return log_prob(parents).mean(axis=1, dtype="float64") - edge_cost * len(parents)
 
-    is_exact = num_nodes <= MOST_NODES
     parents_of = functools.cache(functools.partial(_best_of_all if is_exact else _best_one_by_one, score))
 
     @functools.cache
