@@ -86,6 +86,15 @@ def test_log_prob_of_a_draw_is_that_of_the_forward_pass(model, images, sample_sh
     np.testing.assert_allclose(posterior.log_prob(tf.constant(z.numpy())), log_prob, rtol=1e-4, atol=1e-3)
 
 
+def test_log_prob_of_z_far_out_is_minus_infinity(build, images):
+    """Not NaN, although the inverse of a flow has no float32 there; z that is NaN has a density that is NaN."""
+    posterior = build(adjacency=CHAIN).posterior(images(4))
+    parts = posterior.log_prob_parts(tf.constant([[1e30, 1.0], [0.5, 0.0], [np.nan, 0.0]])).numpy()
+    assert (parts[:, 0] == -np.inf).all()
+    assert np.isnan(parts[:, 2]).all()
+    assert (posterior.log_prob(tf.constant([[1e30, 1.0], [0.5, 0.0], [0.0, 0.0]])) == -np.inf).numpy().all()
+
+
 def top_down(model, n, *gated):
     return tfd.MultivariateNormalDiag(*model.graph.top_down.of_one()(n, tf.concat(gated, axis=-1))[:2])
 

@@ -2,6 +2,7 @@
 
 import typing
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -135,7 +136,8 @@ class LatentPosterior(_OverNodes):
         Eq. density: log q(z_nT) = log N(z_n0; loc_n, scale_n) - log |det dz_nT/dz_n0|
 
     Each node is a `tfd.TransformedDistribution` of standard normal noise: through the Gaussian of Eq. fusion, and then
-    through the node's flow, Eq. iaf. `log_prob` holds for any z, by the inverse of the flows.
+    through the node's flow, Eq. iaf. `log_prob` holds for any z, by the inverse of the flows. It is -inf where
+    the inverse is beyond float32.
 
     Args:
         graph: a built `LatentGraph`.
@@ -192,7 +194,9 @@ class LatentPosterior(_OverNodes):
         nodes = tf.transpose(z, [2, 0, 1, 3])
         visit = _given(nodes, lambda n, z_n, *prior: [self._node(n, *prior).log_prob(z_n)])
         _, parts = self._graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=2)
-        return _with_lead(parts, lead)
+        # Far out the inverse of a flow is beyond float32, and infinity less infinity is not a number.
+        is_far = tf.math.is_nan(parts) & tf.reduce_all(tf.math.is_finite(nodes), axis=-1)
+        return _with_lead(tf.where(is_far, -np.inf, parts), lead)
 
     def _sample_n(self, n, seed=None):
         return self._drawn(n, seed).z
