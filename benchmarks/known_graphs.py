@@ -71,26 +71,25 @@ class KnownGraph:
     def curved(
         self, z: np.ndarray, seed: int, side: int = 8, contrast: float = 4.0, overlapping: bool = False
     ) -> np.ndarray:
-        """[n, side, width] of 0 and 1: each pixel's logit is a nonlinear function of its node.
+        """[n, side, width] of 0 and 1: each pixel's logit is a step along a direction of its node's space, a soft one.
 
         With `overlapping`, neighbouring patches share half of their columns, in which the logits add.
         """
-        pictures = contrast * self._waved(z, side)
-        pictures -= contrast * self._waved(self.nodes(_PILOT // 10, self.seed), side).mean(axis=1, keepdims=True)
+        pictures = contrast * self._bent(z, side)
+        pictures -= contrast * self._bent(self.nodes(_PILOT // 10, self.seed), side).mean(axis=1, keepdims=True)
         stride = side // 2 if overlapping else side
         logits = np.zeros((len(z), side, (self.num_nodes - 1) * stride + side))
         for n, picture in enumerate(pictures):
             logits[:, :, n * stride : n * stride + side] += picture
         return self._drawn(logits, seed)
 
-    def _waved(self, z, side):
-        """[N, n, side, side]: of each pixel a wave, over a direction of the node's space."""
+    def _bent(self, z, side):
+        """[N, n, side, side]: each pixel bends a direction of its node's space."""
         rng = np.random.default_rng([self.seed, 3])
         directions = rng.standard_normal((self.num_nodes, self.node_dim, side, side))
         directions *= 2 / np.sqrt((directions**2).sum(axis=1, keepdims=True))
-        turned = np.einsum("bnd,ndhw->nbhw", z, directions) + rng.standard_normal((self.num_nodes, 1, side, side))
-        waves = rng.integers(len(_WAVES), size=(self.num_nodes, 1, side, side))
-        return np.select([waves == i for i in range(len(_WAVES))], [wave(turned) for wave in _WAVES])
+        shifts = 2 * rng.standard_normal((self.num_nodes, 1, side, side))
+        return np.tanh(np.einsum("bnd,ndhw->nbhw", z, directions) + shifts)
 
     def _drawn(self, logits, seed):
         rng = np.random.default_rng([self.seed, 4, seed])
