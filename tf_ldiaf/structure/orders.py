@@ -121,6 +121,8 @@ def best_order(
 ) -> Order:
     """The graph over nodes that explains draws of them best, whatever their order.
 
+        Eq. order: the largest sum_n E[ log p(z_n given its parents) ] - edge_cost * number of edges
+
     For each node, one network learns log p(z_n given the nodes of a set), a Gaussian, for all sets at once: each row
     of a batch hides other nodes from it. A graph's score is the held-out mean of the sum over nodes, less `edge_cost`
     for each edge. Up to 8 nodes, all orders and all sets of parents are compared. With more, a warning says so. Then
