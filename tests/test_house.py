@@ -19,7 +19,8 @@ CONFIGS = sorted((REPO / "configs").glob("*.cfg"))
 HOMES = {
     "gate": "layers/gates", "prior": "layers/latent_distributions", "root": "layers/priors",
     "fusion": "probability/gaussians", "iaf": "probability/iaf", "density": "layers/latent_distributions",
-    "elbo": "probability/bounds", "iw": "model/estimator", "worth": "structure/worth",
+    "elbo": "probability/bounds", "iw": "model/estimator", "order": "structure/orders",
+    "worth": "structure/worth",
 }  # fmt: skip
 
 
