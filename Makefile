@@ -16,11 +16,11 @@ run: .venv/installed
 	@echo "Look at $(RUN_DIR)/samples.png and $(RUN_DIR)/graph.png"
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # With the oldest versions of our dependencies that pyproject.toml allows.
 test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What takes minutes each, such as a training that is killed twenty times.
 test-long: .venv/installed

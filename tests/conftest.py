@@ -10,6 +10,14 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tf_ldiaf-cache-")
 import numpy as np
 import pytest
 
+# The files that take longest, which begin first: otherwise one of two processes ends with them alone.
+LONGEST = ("distribution", "training", "keras_users", "users_files", "cli", "structure", "own_networks")
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"test_{name}" for name in LONGEST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
+
 
 @pytest.fixture
 def place(tmp_path):

@@ -122,7 +122,7 @@ def test_a_skipped_step_leaves_no_trace_but_its_count(compiled, images, launched
     bad[3] = 0
     found, encoded = [], LDIAF.encoded
 
-    def failing(model, x):  # where there is no ink
+    def failing(model, x, training=False):  # where there is no ink
         return tf.where(tf.reduce_any(x > 0, [1, 2])[:, tf.newaxis], encoded(model, x), np.nan)
 
     monkeypatch.setattr(LDIAF, "encoded", failing)

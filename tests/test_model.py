@@ -241,7 +241,7 @@ def test_validation_does_not_depend_on_the_size_of_batches(build, images):
 def test_encoder_runs_once_for_all_importance_samples(build, images, monkeypatch):
     model, x = build("vae"), tf.constant(images(4))
     calls = []
-    monkeypatch.setattr(model, "encoder", lambda x, encoder=model.encoder: calls.append(1) or encoder(x))
+    monkeypatch.setattr(model, "encoder", lambda x, training, encoder=model.encoder: calls.append(1) or encoder(x))
     monkeypatch.setattr(estimator, "_ROWS_PER_PASS", 8)
     eager = model.bounds(x, 9)
     assert len(calls) == 1
@@ -273,7 +273,7 @@ def test_a_dynamic_binarisation_is_drawn_afresh_in_every_step(build, dtype):
     model = build("vae")
     model.compile(binarization="dynamic", jit_compile=False)
     seen, encoded = [], model.encoded
-    model.encoded = lambda x: seen.append(np.array(x)) or encoded(x)
+    model.encoded = lambda x, training=False: seen.append(np.array(x)) or encoded(x)
     levels = np.linspace(0, 255, 9).round().reshape(1, 3, 3).repeat(500, axis=0)
     x = levels.astype("uint8") if dtype == "uint8" else (levels / 255).astype("float32")
     for _ in range(4):

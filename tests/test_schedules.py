@@ -48,7 +48,7 @@ def test_a_launch_is_as_many_steps(compiled, images):
     weights = []
     for launch in (True, False):
         keras.utils.set_random_seed(0)
-        model = compiled(optimizer=keras.optimizers.SGD(0.01), jit_compile=True)
+        model = compiled("graph_vae", optimizer=keras.optimizers.SGD(0.01), jit_compile=True)
         model.build((None, 3, 3))
         if launch:
             data = tf.data.Dataset.from_tensors((batches.astype("uint8"), 3))

@@ -239,16 +239,13 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one_to_the_bit(config, run, tm
     folder.create(config)
     for moment in [
         ("structure", 1, 2),
-        ("structure", 2, 1),
         ("structure", 2, 3),
         ("structure", 2, "before checkpoint"),
         ("structure", 2, 4),
         ("structure", 2, "measured"),
         ("final", 1, "before checkpoint"),
-        ("final", 1, 2),
         ("final", 2, 3),
         ("final", 2, "between"),
-        ("final", 2, 4),
     ]:
         with pytest.MonkeyPatch.context() as monkeypatch:
             in_epoch = isinstance(moment[-1], int)
@@ -320,7 +317,7 @@ def test_skipped_steps_are_counted_in_the_history(tiny, tmp_path, monkeypatch):
     train_images[5] = 0
     encoded = LDIAF.encoded
 
-    def failing(model, x):  # where there is no ink
+    def failing(model, x, training=False):  # where there is no ink
         return tf.where(tf.reduce_any(x > 0, [1, 2])[:, tf.newaxis], encoded(model, x), np.nan)
 
     monkeypatch.setattr(LDIAF, "encoded", failing)

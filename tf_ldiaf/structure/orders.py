@@ -73,17 +73,6 @@ def search(
         ValueError: the model saw no images yet, or has another decoder; too few images.
         DataError: pixels that the model cannot have.
         NonFiniteError: the fit diverged.
-
-    Example:
-
-        >>> import numpy as np, tf_ldiaf
-        >>> x = np.random.default_rng(0).integers(0, 2, (64, 4, 4))
-        >>> model = tf_ldiaf.LDIAF(2, 1, 0, edges=[], decoder="additive", encoder_units=[8], decoder_units=[8])
-        >>> model.compile()
-        >>> _ = model.fit(x, verbose=0)
-        >>> found = tf_ldiaf.structure.search(model, x, num_steps=50)
-        >>> sorted(found.nodes)
-        [1, 2]
     """
     check_built(model)
     if not isinstance(model.decoder, AdditiveDecoder):
