@@ -4,7 +4,7 @@ For each seed a model is trained without edges. From its weights, every graph th
 measured on the same validation images: what is left after k removals of the edge that is worth least, and random graphs
 of as many edges. This says how the nats rise with the number of edges, and what a price leaves.
 
-A seed that is in the results is skipped. --table prints what is there.
+A seed that is in the results is skipped. --table prints what is there, and --picture=FILE draws it.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import pathlib
 import time
 
 import keras
+import matplotlib.figure
 import numpy as np
 
 from tf_ldiaf import LDIAF, Config, data
@@ -81,6 +82,24 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def picture(results: dict) -> matplotlib.figure.Figure:
+    """Nats against edges: a line for each seed, with two standard errors, and a dot for each random graph."""
+    figure = matplotlib.figure.Figure(figsize=(5 * len(results), 3.6), dpi=120, layout="constrained")
+    for i, (name, of_seeds) in enumerate(results.items(), start=1):
+        axes = figure.add_subplot(1, len(results), i, title=name, xlabel="edges", ylabel="nats more than without edges")
+        for colour, (seed, found) in zip(("#26547c", "#c1440e", "#4f7942"), of_seeds.items(), strict=False):
+            sizes = range(len(found["removed"]) + 1)
+            learned = np.array([(0, 0)] + [found["nats"][f"learned {size}"][0] for size in sizes[1:]])
+            axes.errorbar(sizes, learned[:, 0], 2 * learned[:, 1], label=f"learned, seed {seed}", color=colour)
+            random = [(size, pair[0]) for size in sizes for pair in found["nats"].get(f"random {size}", [])]
+            axes.plot(
+                *zip(*random, strict=True), "o", color=colour, alpha=0.5, mfc="none", label=f"random, seed {seed}"
+            )
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+    return figure
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="mnist", choices=SETTINGS)
@@ -89,15 +108,19 @@ def main():
     parser.add_argument("--seeds", default="0-2")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--picture", type=pathlib.Path)
     args = parser.parse_args()
     first, last = map(int, args.seeds.split("-"))
     name = args.dataset if args.decoder == "dense" else f"{args.dataset}, {args.decoder}"
-    for seed in [] if args.table else map(str, range(first, last + 1)):
+    for seed in [] if args.table or args.picture else map(str, range(first, last + 1)):
         results = json.loads(args.results.read_text()) if args.results.exists() else {}
         if seed not in results.get(name, {}):
             results.setdefault(name, {})[seed] = measure(args.dataset, args.data_dir, args.decoder, int(seed))
             write_atomically(args.results, json.dumps(results))
-    print(table(json.loads(args.results.read_text())))
+    results = json.loads(args.results.read_text())
+    print(table(results))
+    if args.picture:
+        picture(results).savefig(args.picture)
 
 
 if __name__ == "__main__":
