@@ -1,8 +1,9 @@
 """python -m benchmarks.price [--dataset=mnist] [--data_dir=FOLDER] [--seeds=0-2]: what a graph of k edges is worth.
 
 For each seed a model is trained without edges. From its weights, every graph then trains for the same 400 steps, and is
-measured on the same validation images: what is left after k removals of the edge that is worth least, and random graphs
-of as many edges. This says how the nats rise with the number of edges, and what a price leaves.
+measured on the same validation images: what is left after k removals of the edge that is worth least, random graphs of
+as many edges, and random trees, in which each node but the root has one parent. This says how the nats rise with the
+number of edges, and what a price leaves.
 
 A seed that is in the results is skipped. --table prints what is there, and --picture=FILE draws it.
 """
@@ -30,6 +31,7 @@ SETTINGS = {
 }
 _RANDOM, _SIZES = 3, (2, 4, 6, 8)  # random graphs of each of these numbers of edges
 _HELD_OUT = 4000
+_TREE_EDGES = 4  # of trees of five nodes, which all settings have
 
 
 def measure(dataset: str, data_dir: str | None, decoder: str, seed: int) -> dict:
@@ -56,6 +58,9 @@ def measure(dataset: str, data_dir: str | None, decoder: str, seed: int) -> dict
         f"random {size}": [[removed[i] for i in random.permutation(len(removed))[:size]] for _ in range(_RANDOM)]
         for size in _SIZES
     }
+    num = config.num_nodes
+    trees = np.random.default_rng([seed, 1])
+    graphs["tree"] = [[(int(trees.integers(n + 1, num + 1)), n) for n in range(1, num)] for _ in range(_RANDOM)]
     found = {
         name: [[round(float(part), 4) for part in mean_and_stderr(refits.elbo(edges) - none)] for edges in some]
         for name, some in graphs.items()
@@ -70,7 +75,10 @@ def measure(dataset: str, data_dir: str | None, decoder: str, seed: int) -> dict
 
 
 def table(results: dict) -> str:
-    lines = ["| data | seed | ELBO without edges | edges | learned | random |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| data | seed | ELBO without edges | edges | learned | random | random trees |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, of_seeds in results.items():
         for seed, found in of_seeds.items():
             for size in range(1, len(found["removed"]) + 1):
@@ -78,6 +86,8 @@ def table(results: dict) -> str:
                 random = [pair[0] for pair in found["nats"].get(f"random {size}", [])]
                 cells = [name, seed, "{:.2f} +- {:.2f}".format(*found["without edges"]), size]
                 cells += [f"{nats:.2f} +- {stderr:.2f}", " ".join(f"{value:.2f}" for value in sorted(random))]
+                trees = [nats for nats, _ in found["nats"]["tree"]] if size == _TREE_EDGES else []
+                cells.append(" ".join(f"{value:.2f}" for value in sorted(trees)))
                 lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -95,8 +105,12 @@ def picture(results: dict) -> matplotlib.figure.Figure:
             axes.plot(
                 *zip(*random, strict=True), "o", color=colour, alpha=0.5, mfc="none", label=f"random, seed {seed}"
             )
+            trees = [nats for nats, _ in found["nats"]["tree"]]
+            axes.plot([_TREE_EDGES] * len(trees), trees, "^", color=colour, label=f"random trees, seed {seed}")
+        axes.set_xlim(-5, len(found["removed"]) + 0.5)
+        axes.set_xticks(range(0, len(found["removed"]) + 1, 2))
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left", fontsize="small")
     return figure
 
 
