@@ -217,7 +217,7 @@ class _Run:
                 print("No edge is measured: that takes two validation images.")
             return model.edges, []
         fixed = structure.with_edges(model, model.edges)
-        print(f"Measuring {len(fixed.edges)} edges, which must be worth {config.edge_cost} nats.", flush=True)
+        print(f"Edges to measure: {len(fixed.edges)}. Each must be worth {config.edge_cost} nats.", flush=True)
         reading = images.train.readable() if isinstance(images.train, data.Records) else contextlib.nullcontext()
         num_epochs, steps = self.lengths("structure")
         with_edges = (num_epochs - epochs_without_edges(num_epochs)) * steps
