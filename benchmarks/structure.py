@@ -104,15 +104,15 @@ def learn_order(
 
 def best_of_trainings(x, held_out, seed, num_nodes, node_dim, roles) -> tf_ldiaf.LDIAF:
     """A model without edges: one of parts that are given, or the best of several whose nodes find their pictures."""
-    trained = []
+    models = []
     for i in range(1 if roles == "masks" else _TRAININGS):
         if roles == "masks":
             decoder = MaskedDecoder(patch_masks(num_nodes, x.shape[1]), node_dim)
         else:
             decoder = AdditiveDecoder(num_nodes, node_dim, x.shape[1:], pixel_cost=_PIXEL_COST)
         model = fitted(x, seed + 10_000 * i, num_nodes, node_dim, decoder, epochs=_ROLE_EPOCHS, edges=[])
-        trained.append((model.evaluate(held_out, batch_size=500, verbose=0, return_dict=True)["elbo"], model))
-    return max(trained, key=lambda pair: pair[0])[1]
+        models.append((model.evaluate(held_out, batch_size=500, verbose=0, return_dict=True)["elbo"], model))
+    return max(models, key=lambda pair: pair[0])[1]
 
 
 def fitted(x, seed, num_nodes, node_dim, decoder, *, epochs, edges=None, num_flow_steps=0) -> tf_ldiaf.LDIAF:

@@ -121,6 +121,12 @@ def test_a_model_is_renumbered_by_the_order_of_its_draws(monkeypatch, images):
     [
         (lambda: structure.search(LDIAF(decoder="additive"), np.zeros((9, 4, 4))), "model must know the size"),
         (lambda: structure.search(model_of(None), np.zeros((9, 3, 3))), "model must have a decoder in which each node"),
+        (
+            lambda: structure.search(structure.with_edges(model_of("additive"), [(3, 1)]), np.zeros((9, 3, 3))),
+            "no edges",
+        ),
+        (lambda: structure.renumbered(model_of("additive"), [1, 1, 2], []), "1 to 3, each once. Received: .1, 1, 2"),
+        (lambda: structure.best_order(np.zeros((9, 2, 1)), edge_cost=np.nan), "edge_cost"),
         (lambda: structure.search(model_of("additive"), np.full((9, 3, 3), 7)), "pixels that are 0 or 1"),
         (lambda: structure.search(model_of("additive"), np.zeros((2, 3, 3))), "two to measure an error with"),
         (

@@ -228,6 +228,17 @@ def test_every_refit_begins_anew_and_a_removal_goes_on():
     assert refits.worth((2, 1)) != first
 
 
+def test_a_refit_begins_with_the_moving_means_and_dropouts_that_it_began_with():
+    layers = [keras.Input((9,)), keras.layers.BatchNormalization(), keras.layers.Dense(4), keras.layers.Dropout(0.5)]
+    model = LDIAF(2, 2, 0, edges=[(2, 1)], encoder=keras.Sequential(layers), decoder_units=[8], node_units=[8])
+    x = np.random.default_rng(0).integers(0, 2, (64, 3, 3))
+    model.build((None, 3, 3))
+    refits = Refits(model, x, x[:20], num_steps=3, batch_size=32, num_samples=2, jit_compile=False)
+    first = refits.elbo([(2, 1)])
+    refits.elbo([])
+    np.testing.assert_array_equal(refits.elbo([(2, 1)]), first)
+
+
 def test_only_the_edge_that_was_built_in_is_left(trained):
     model, x = trained
     settings = {"num_steps": 200, "batch_size": 64}

@@ -30,9 +30,9 @@ class AdditiveDecoder(Float32Layer):
         node_dim: D.
         image_shape: (H, W).
         units: hidden widths of each node's network.
-        pixel_cost: what a training step pays for each node and pixel: nats for each standard deviation, over the
-            batch, of what the node adds to the pixel's logit. So few nodes draw each pixel. It is read when a model is
-            compiled.
+        pixel_cost: what a training pays for each node and pixel, in nats per image: `pixel_cost` times the standard
+            deviation, over the batch, of what the node adds to the pixel's logit. So few nodes draw each pixel. It is
+            read when a model is compiled. Copies of the model pay it, too.
 
     Source: Lachapelle et al. 2023, arXiv 2307.02598.
 
@@ -134,9 +134,9 @@ class MaskedDecoder(AdditiveDecoder):
         super().__init__(len(self.masks), node_dim, self.masks.shape[1:], units, **kwargs)
 
     def get_config(self) -> dict:
-        others = ("num_nodes", "image_shape", "pixel_cost")
+        others = ("num_nodes", "image_shape")
         base = {name: value for name, value in super().get_config().items() if name not in others}
-        return base | {"masks": self.masks.tolist(), "node_dim": self.node_dim, "units": self.units}
+        return base | {"masks": self.masks.tolist()}
 
     def pictures(self, z: tf.Tensor) -> tf.Tensor:
         return super().pictures(z) * tf.constant(self.masks.reshape(self.num_nodes, 1, -1), tf.float32)

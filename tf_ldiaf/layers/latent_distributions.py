@@ -195,7 +195,8 @@ class LatentPosterior(_OverNodes):
         visit = _given(nodes, lambda n, z_n, *prior: [self._node(n, *prior).log_prob(z_n)])
         _, parts = self._graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=2)
         # Far out the inverse of a flow is beyond float32, and infinity less infinity is not a number.
-        is_far = tf.math.is_nan(parts) & tf.reduce_all(tf.math.is_finite(nodes), axis=-1)
+        known = tf.math.is_finite(nodes) & tf.math.is_finite(self._inferred.loc)[:, tf.newaxis]
+        is_far = tf.math.is_nan(parts) & tf.reduce_all(known, axis=-1)
         return _with_lead(tf.where(is_far, -np.inf, parts), lead)
 
     def _sample_n(self, n, seed=None):

@@ -65,7 +65,8 @@ class Trainer(Fitted):
 
         Args:
             optimizer: a Keras optimizer or its name. Weight decay is for kernels only.
-            seed: everything random in the steps is a function of it and of the step's number.
+            seed: everything random in the steps is a function of it and of the step's number, but for dropout of own
+                networks, which counts its own draws.
             binarization: "dynamic" if training images are grey, uint8 in 0-255 or float in 0-1: each step draws its
                 images of 0 and 1 from them. Otherwise they are 0 and 1 already.
             clip_norm: largest global norm of the gradient; 0: it is not clipped.
@@ -75,7 +76,8 @@ class Trainer(Fitted):
             edge_cost: price of an open gate while gates are learned, nats per image. It comes in as the temperature
                 falls.
             on_nonfinite: what a step with a term that is infinite or not a number does. "stop": it ends `fit` with a
-                `NonFiniteError`. "skip": it is left out and counted.
+                `NonFiniteError`. "skip": it is left out and counted. Moving means of own batch normalisation have
+                seen it, though.
             jit_compile: whether XLA compiles the steps.
             kwargs: Keras's.
         """
@@ -171,7 +173,8 @@ class Trainer(Fitted):
             terms = self.terms(x, self.encoded(x, training=True), seed, 1, training=True)
             elbo = terms.elbo(tf.convert_to_tensor(self.kl_weight))
             loss = -tf.reduce_mean(elbo if weight is None else elbo * weight)
-            loss += sum(self.losses)  # what the layers of own networks add: regularisers, `add_loss`
+            # What the layers of own networks add: regularisers, `add_loss`. As in Keras, whatever their shape and type.
+            loss += sum(tf.reduce_sum(tf.cast(part, tf.float32)) for part in self.losses)
             if self.gates.fixed is None:
                 # Not from the start: an edge is worth nothing before its network has learned to use it.
                 price = objective.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tf_ldiaf.layers.decoders import MaskedDecoder
+from tf_ldiaf.layers.decoders import AdditiveDecoder, MaskedDecoder
 from tf_ldiaf.model.ldiaf import LDIAF
 
 
@@ -39,10 +39,26 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
 
 
 def renumbered(model: LDIAF, nodes: Sequence[int], edges: Sequence[tuple[int, int]]) -> LDIAF:
-    """A copy of a model with an `AdditiveDecoder` whose node n is what was node nodes[n - 1], and with another graph.
+    """A copy of a model whose node n is what was node nodes[n - 1], and with another graph. It is not compiled.
 
-    The top-down networks, which nodes of other numbers trained, are copied as they are. It is not compiled.
+    The top-down networks, and a mixture at the root, are copied as they are. They belonged to nodes of other numbers.
+
+    Args:
+        model: a model with an `AdditiveDecoder` or a `MaskedDecoder`.
+        nodes: the numbers 1 to N, each once.
+        edges: pairs (parent, child) of the new numbers.
+
+    Raises:
+        ValueError: the model saw no images yet, or has another decoder; nodes or edges that are no such numbers.
     """
+    check_built(model)
+    if not isinstance(model.decoder, AdditiveDecoder):
+        raise ValueError(
+            "model must have a decoder in which each node draws a picture of its own, an AdditiveDecoder or a "
+            f"MaskedDecoder. Received: {type(model.decoder).__name__}."
+        )
+    if sorted(nodes) != list(range(1, model.num_nodes + 1)):
+        raise ValueError(f"nodes must be the numbers 1 to {model.num_nodes}, each once. Received: {list(nodes)}.")
     copy, order = with_edges(model, edges), [number - 1 for number in nodes]
     for layer in (copy.decoder, copy.graph.bottom_up, copy.graph.flows):
         if layer is not None:  # the first axis of every weight is the nodes, or the nodes and each one's flow steps

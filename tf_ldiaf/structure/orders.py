@@ -13,13 +13,13 @@ import tensorflow_probability as tfp
 from tf_ldiaf import data
 from tf_ldiaf.config import TrainingSettings
 from tf_ldiaf.errors import NonFiniteError
-from tf_ldiaf.layers.decoders import AdditiveDecoder
+from tf_ldiaf.fields import checked
 from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.layers.stacked import StackedDense
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.probability.activations import elu
 from tf_ldiaf.probability.gaussians import positive
-from tf_ldiaf.structure.graphs import check_built, renumbered
+from tf_ldiaf.structure.graphs import renumbered
 from tf_ldiaf.structure.refits import apart, mean_and_stderr, num_launches
 
 tfd = tfp.distributions
@@ -35,8 +35,8 @@ class Order(typing.NamedTuple):
 
     nodes: list[int]  # their numbers, the last child first and the root last
     edges: list[tuple[int, int]]  # pairs (parent, child) of the same numbers
-    lead: float  # nats by which this graph leads the best one of any other order; NaN if there is no other
-    lead_stderr: float
+    lead: float  # nats, prices included, before the best graph of the other orders that were tried; NaN if all agree
+    lead_stderr: float  # over draws; how well the networks fit is not in it
     is_exact: bool  # whether all orders were compared
 
 
@@ -70,16 +70,15 @@ def search(
         fit: the other arguments of `best_order`.
 
     Raises:
-        ValueError: the model saw no images yet, or has another decoder; too few images.
+        ValueError: the model saw no images yet, or has another decoder, or edges; too few images, or streamed ones.
         DataError: pixels that the model cannot have.
         NonFiniteError: the fit diverged.
     """
-    check_built(model)
-    if not isinstance(model.decoder, AdditiveDecoder):
-        raise ValueError(
-            "model must have a decoder in which each node draws a picture of its own, an AdditiveDecoder or a "
-            f"MaskedDecoder. Received: {type(model.decoder).__name__}."
-        )
+    renumbered(model, range(1, model.num_nodes + 1), [])  # says if that cannot be done
+    if model.edges:
+        raise ValueError(f"model must have no edges, in the training either. Received: {model.edges}.")
+    if isinstance(x, data.Records):
+        raise ValueError("x must be an array of images. Received: images that are streamed.")
     x, held_out = apart(x, held_out, seed)
     drawn = [_draws(model, images, [seed, i]) for i, images in enumerate((x, held_out))]
     order = best_order(*drawn, seed=seed, **fit)
@@ -119,7 +118,7 @@ def best_order(
     better graph may be missed.
 
     The Gaussian is what tells a parent from a child: in the wrong direction, a nonlinear dependence does not look
-    Gaussian. Where it is linear, both directions fit as well, and the lead is about 0.
+    Gaussian. If two nodes depend on each other linearly, both directions fit equally well, and the lead is about 0.
 
     Args:
         z: [n, N, D], draws of the nodes.
@@ -132,15 +131,17 @@ def best_order(
 
     Raises:
         ValueError: z of another shape, or not finite; too few draws.
+        ConfigError: another argument that is out of its range.
         NonFiniteError: the fit diverged.
 
-    Source: Silander and Myllymaki 2006, arXiv 1206.6875, for the exact search; Peters et al. 2014, arXiv 1309.6779, for
-        what tells the direction.
+    Source: Silander and Myllymaki 2006, arXiv 1206.6875, for a score of each set of parents; Peters et al. 2014,
+        arXiv 1309.6779, for what tells the direction.
     """
+    checked(TrainingSettings, edge_cost=edge_cost, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     for part in (z, held_out):
         if part is not None and (np.ndim(part) != 3 or np.shape(part)[1:] != np.shape(z)[1:]):
             raise ValueError(f"z and held_out must be draws [n, N, D]. Received: an array of shape {np.shape(part)}.")
-    z, held_out = (np.asarray(part, "float32") for part in apart(z, held_out, seed))
+    z, held_out = (np.asarray(part, "float32") for part in apart(np.asarray(z), held_out, seed))
     if not (np.isfinite(z).all() and np.isfinite(held_out).all()):
         raise ValueError("z must be finite. Received: NaN or infinity.")
     num_nodes = z.shape[1]

@@ -50,7 +50,9 @@ class Refits:
         copy.compile(optimizer, seed=seed, binarization=binarization, kl_warmup_epochs=0, jit_compile=jit_compile)
         copy.optimizer.build(copy.trainable_variables)
         self._bounds = copy.compiled_bounds(num_samples, seed, jit_compile)
-        self._variables = [*copy.trainable_variables, *copy.optimizer.variables]
+        others = [*copy.encoder.non_trainable_variables, *copy.decoder.non_trainable_variables]  # such as moving means
+        self._variables = [*copy.trainable_variables, *others, *copy.optimizer.variables]
+        self._num_weights = len(self._variables) - len(copy.optimizer.variables)
         self._start = [variable.numpy() for variable in self._variables]
         self._batches = data.training_launches(x, batch_size=batch_size, seed=seed, steps_per_launch=_STEPS_PER_LAUNCH)
         self._num_launches = num_launches(x, batch_size, _STEPS_PER_LAUNCH, num_steps)
@@ -67,8 +69,8 @@ class Refits:
         """Goes on from here with the graph without an edge, and the weights after training without it."""
         self.edges = [other for other in self.edges if other != edge]
         self._train(self.edges)
-        num_weights = len(self.model.trainable_variables)
-        self._start[:num_weights] = [variable.numpy() for variable in self._variables[:num_weights]]
+        weights = self._variables[: self._num_weights]
+        self._start[: self._num_weights] = [variable.numpy() for variable in weights]
         self._whole = None
 
     def _train(self, edges):
