@@ -71,7 +71,7 @@ class KnownGraph:
     def curved(
         self, z: np.ndarray, seed: int, side: int = 8, contrast: float = 4.0, overlapping: bool = False
     ) -> np.ndarray:
-        """[n, side, width] of 0 and 1: each pixel's logit is a step along a direction of its node's space, a soft one.
+        """[n, side, width] of 0 and 1: each pixel's logit is a soft step along some direction of its node's space.
 
         With `overlapping`, neighbouring patches share half of their columns, in which the logits add.
         """

@@ -22,8 +22,8 @@ class AdditiveDecoder(Float32Layer):
 
     Called with latents [B, N * D] it gives a logit for each pixel, [B, pixels].
 
-    Trainings often end with a node that is spread over several others. A `pixel_cost` of 0.03 for the first part of a
-    training makes that rarer; choose among several trainings by their ELBO, and set it to 0 for the rest.
+    Trainings often end with a node that is spread over several others. A `pixel_cost` of 0.03 makes that rarer. Train
+    several times, keep the model with the best ELBO, and train that one on with a cost of 0.
 
     Args:
         num_nodes: N.

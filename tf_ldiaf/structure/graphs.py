@@ -16,6 +16,20 @@ def check_built(model: LDIAF) -> None:
         raise ValueError("model must know the size of its images. Received: one that saw none yet.")
 
 
+def check_draws_by_node(model: LDIAF) -> None:
+    """Says if the nodes of a model have no pictures of their own.
+
+    Raises:
+        ValueError: the model saw no images yet, or has another decoder than an `AdditiveDecoder`.
+    """
+    check_built(model)
+    if not isinstance(model.decoder, AdditiveDecoder):
+        raise ValueError(
+            "model must have a decoder in which each node draws a picture of its own, an AdditiveDecoder or a "
+            f"MaskedDecoder. Received: {type(model.decoder).__name__}."
+        )
+
+
 def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
     """A copy of a model with the same weights and another graph. It is not compiled.
 
@@ -51,12 +65,7 @@ def renumbered(model: LDIAF, nodes: Sequence[int], edges: Sequence[tuple[int, in
     Raises:
         ValueError: the model saw no images yet, or has another decoder; nodes or edges that are no such numbers.
     """
-    check_built(model)
-    if not isinstance(model.decoder, AdditiveDecoder):
-        raise ValueError(
-            "model must have a decoder in which each node draws a picture of its own, an AdditiveDecoder or a "
-            f"MaskedDecoder. Received: {type(model.decoder).__name__}."
-        )
+    check_draws_by_node(model)
     if sorted(nodes) != list(range(1, model.num_nodes + 1)):
         raise ValueError(f"nodes must be the numbers 1 to {model.num_nodes}, each once. Received: {list(nodes)}.")
     copy, order = with_edges(model, edges), [number - 1 for number in nodes]

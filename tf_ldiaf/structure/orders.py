@@ -19,7 +19,7 @@ from tf_ldiaf.layers.stacked import StackedDense
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.probability.activations import elu
 from tf_ldiaf.probability.gaussians import positive
-from tf_ldiaf.structure.graphs import renumbered
+from tf_ldiaf.structure.graphs import check_draws_by_node, renumbered
 from tf_ldiaf.structure.refits import apart, mean_and_stderr, num_launches
 
 tfd = tfp.distributions
@@ -74,7 +74,7 @@ def search(
         DataError: pixels that the model cannot have.
         NonFiniteError: the fit diverged.
     """
-    renumbered(model, range(1, model.num_nodes + 1), [])  # says if that cannot be done
+    check_draws_by_node(model)
     if model.edges:
         raise ValueError(f"model must have no edges, in the training either. Received: {model.edges}.")
     if isinstance(x, data.Records):
@@ -138,12 +138,7 @@ def best_order(
         arXiv 1309.6779, for what tells the direction.
     """
     checked(TrainingSettings, edge_cost=edge_cost, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-    for part in (z, held_out):
-        if part is not None and (np.ndim(part) != 3 or np.shape(part)[1:] != np.shape(z)[1:]):
-            raise ValueError(f"z and held_out must be draws [n, N, D]. Received: an array of shape {np.shape(part)}.")
-    z, held_out = (np.asarray(part, "float32") for part in apart(np.asarray(z), held_out, seed))
-    if not (np.isfinite(z).all() and np.isfinite(held_out).all()):
-        raise ValueError("z must be finite. Received: NaN or infinity.")
+    z, held_out = _checked_draws(z, held_out, seed)
     num_nodes = z.shape[1]
     is_exact = num_nodes <= MOST_NODES
     if not is_exact:
@@ -186,6 +181,17 @@ def best_order(
         lead, lead_stderr = total(best) - total(others[0]), mean_and_stderr(np.sum(gains, axis=0))[1]
     edges = sorted((parent + 1, child + 1) for child, parents in enumerate(best) for parent in parents)
     return Order(_sorted_by(best), edges, float(lead), float(lead_stderr), is_exact)
+
+
+def _checked_draws(z, held_out, seed):
+    """Draws to fit on, and to compare graphs on: float32."""
+    for part in (z, held_out):
+        if part is not None and (np.ndim(part) != 3 or np.shape(part)[1:] != np.shape(z)[1:]):
+            raise ValueError(f"z and held_out must be draws [n, N, D]. Received: an array of shape {np.shape(part)}.")
+    z, held_out = (np.asarray(part, "float32") for part in apart(np.asarray(z), held_out, seed))
+    if not (np.isfinite(z).all() and np.isfinite(held_out).all()):
+        raise ValueError("z must be finite. Received: NaN or infinity.")
+    return z, held_out
 
 
 class _GivenAnySet(Float32Layer):
