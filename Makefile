@@ -32,9 +32,11 @@ lint: .venv/installed
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# The pages of docs/ as a site, build/site/index.html. A warning is an error.
+# The pages of docs/ as a site, build/site/index.html. A warning is an error. (The variable leaves out what the theme
+# says of its successor.)
 docs: .venv/docs-installed
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Look at build/site/index.html, or call make docs-serve"
 
 # The same at a local address, built anew whenever a page changes.
 docs-serve: .venv/docs-installed

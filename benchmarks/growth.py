@@ -7,6 +7,7 @@ import json
 import pathlib
 
 import matplotlib.figure
+import matplotlib.ticker
 
 REPO = pathlib.Path(__file__).parents[1]
 # The sizes of the results, what an axis calls them, and at which value the dashed line meets the curve.
@@ -27,13 +28,15 @@ def picture(rows: list[dict]) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure(figsize=(9, 5.4), dpi=120, layout="constrained")
     for axes, (size, (label, usual)) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         times = {row["value"]: row["milliseconds_per_step"] for row in rows if row["size"] == size}
-        axes.plot(times, times.values(), marker="o", color="#26547c")
-        axes.set(xlabel=label, ylabel="ms", ylim=(0, 1.1 * max(times.values())))
+        values, milliseconds = list(times), list(times.values())
+        axes.plot(values, milliseconds, marker="o", color="#26547c")
+        axes.set(xlabel=label, ylabel="ms", ylim=(0, 1.1 * max(milliseconds)))
         if 0 not in times:
-            proportional = [times[usual] * value / usual for value in times]
-            axes.plot(times, proportional, linestyle="--", color="grey")
-            axes.set(xscale="log", yscale="log", ylim=(min(times.values()) / 2, 2 * max(times.values())))
-        axes.set_xticks(list(times), map(str, times))
+            axes.plot(values, [times[usual] * value / usual for value in values], linestyle="--", color="grey")
+            axes.set(xscale="log", yscale="log", ylim=(min(milliseconds) / 2, 2 * max(milliseconds)))
+            axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xticks(values, [str(value) for value in values])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     return figure
