@@ -179,5 +179,6 @@ def test_flags_that_are_named_exist(page):
     known = {"help", "flagfile", "name", "static"}
     for name in COMMANDS:
         known |= {*importlib.import_module(f"tf_ldiaf.{name}").FLAGS}
-    named = {flag for code in inline_code(page) if "benchmarks" not in code for flag in re.findall(r"--(\w+)", code)}
+    ours = [code for code in inline_code(page) if re.match(r"--|[a-z]+ --", code)]
+    named = {flag for code in ours for flag in re.findall(r"--(\w+)", code)}
     assert {flag for flag in named if flag not in known and flag.removeprefix("no") not in known} == set()
