@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tf_ldiaf import LDIAF, Config, structure
+from tf_ldiaf import LDIAF, Config, data, structure
 from tf_ldiaf.flags import given_settings
 
 REPO = pathlib.Path(__file__).parents[1]
@@ -86,17 +86,30 @@ def test_files_that_are_named_are_there(page):
 # Examples
 
 
+def few(train, valid):
+    return data.TrainingImages(train[:64], valid[:32])
+
+
+def of_two_edges(measure):
+    short = {"num_steps": 1, "num_samples": 1, "jit_compile": False}
+    return lambda model, *images: measure(structure.with_edges(model, model.edges[:2]), *images, **short)
+
+
 @pytest.fixture
 def hurried(monkeypatch):
-    """What takes minutes takes a moment: one epoch, two steps, nothing is traced or compiled."""
+    """What takes minutes takes a moment: few images and edges, one epoch, nothing is traced or compiled."""
     fit, compile_ = LDIAF.fit, LDIAF.compile
-    short = {"epochs": 1, "verbose": 0}
+    once = {"epochs": 1, "verbose": 0}
     eager = {"structure_epochs": 1, "jit_compile": False, "run_eagerly": True}
-    monkeypatch.setattr(LDIAF, "fit", lambda *args, **kwargs: fit(*args, **kwargs | short))
+    monkeypatch.setattr(LDIAF, "fit", lambda *args, **kwargs: fit(*args, **kwargs | once))
     monkeypatch.setattr(LDIAF, "compile", lambda *args, **kwargs: compile_(*args, **kwargs | eager))
-    steps = {"num_steps": 2, "num_samples": 1, "jit_compile": False}
-    for name, few in {"remove_edges": steps, "edge_worth": steps, "search": {"num_steps": 50}}.items():
-        monkeypatch.setattr(structure, name, functools.partial(getattr(structure, name), **few))
+    load, load_test = data.load_training, data.load_test
+    monkeypatch.setattr(data, "load_training", lambda *args, **kwargs: few(*load(*args, **kwargs)))
+    monkeypatch.setattr(data, "load_test", lambda settings: load_test(settings)[:32])
+    monkeypatch.setattr(LDIAF, "loops_can_be_compiled", False)
+    for name in ("remove_edges", "edge_worth"):
+        monkeypatch.setattr(structure, name, of_two_edges(getattr(structure, name)))
+    monkeypatch.setattr(structure, "search", functools.partial(structure.search, num_steps=1))
     matplotlib.use("Agg")
 
 
@@ -109,7 +122,7 @@ def names():
         masks[part, rows] = 1
     model = LDIAF(2, 2, 0, edges=[(2, 1)], encoder_units=[8], decoder_units=[8])
     model.build((None, 8, 8))
-    images = {"x_train": x[:128], "x_valid": x[128:168], "x_test": x[168:200]}
+    images = {"x_train": x[:64], "x_valid": x[64:96], "x_test": x[96:128]}
     return images | {"masks": masks, "model": model, "other": model}
 
 
