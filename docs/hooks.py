@@ -19,7 +19,7 @@ def _table(group):
     for field in body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.value, ast.Call):
             default, text = (ast.literal_eval(argument) for argument in field.value.args)
-            rows.append(f"| `--{ast.unparse(field.target)}` | {_as_flag(default)} | {text} |")
+            rows.append(f"| `--{ast.unparse(field.target)}`{{.flag}} | {_as_flag(default)} | {text} |")
     return "\n".join(rows)
 
 
