@@ -32,11 +32,13 @@ def graph_text(config: Config, graph: nx.DiGraph) -> str:
     if not config.learns_gates:
         edges = ", ".join(f"{a} -> {b}" for a, b in graph.edges) if num < possible else "all edges"
         return f"Given graph, parent -> child: {edges or 'no edges'}.{dead_text(graph)}"
+    if not num:
+        return f"Learned graph: none of {possible} possible edges.{dead_text(graph)}"
     is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
     about = ", and what they are worth on validation images" if is_worth else ""
     return (
         f"Learned graph, {num} of {possible} possible edges, parent -> child{about}: "
-        f"{edges_text(graph) or 'no edges'}.{dead_text(graph)}"
+        f"{edges_text(graph)}.{dead_text(graph)}"
     )
 
 

@@ -38,8 +38,10 @@ class ProgressLines(keras.callbacks.Callback):
         super().__init__()
         self.phase, self.rows, self.began, self.epochs_after = phase, rows, began, epochs_after
         self.printed: float | None = None
-        self.first_launch_ended: float | None = None
-        self.launches_done = 0  # after the first, which has to compile
+        self.launch_ended: float | None = None  # the first one
+        self.epoch_ended: float | None = None  # the first one
+        self.epochs_since = 0
+        self.epoch_seconds: float | None = None
         self.left = "-"
         self.bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
@@ -58,18 +60,25 @@ class ProgressLines(keras.callbacks.Callback):
         self.bar.update(self.task, completed=0, description=description, left=self.left)
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        if self.first_launch_ended is None:
-            self.first_launch_ended = time.monotonic()
-        else:
-            self.launches_done += 1
+        self.launch_ended = self.launch_ended or time.monotonic()
         self.bar.update(self.task, completed=batch + 1)
+
+    def on_test_begin(self, logs=None) -> None:
+        steps = self.params["steps"]
+        # In the first epoch, the first launch and the validation compile. They say nothing of the epochs to come.
+        if self.epoch_ended is None and self.launch_ended is not None and steps > 1:
+            self.epoch_seconds = (time.monotonic() - self.launch_ended) / (steps - 1) * steps
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         now, is_last = time.monotonic(), self.model.stop_training or epoch + 1 == self.params["epochs"]
+        if self.epoch_ended is None:
+            self.epoch_ended = now
+        else:
+            self.epochs_since += 1
+            self.epoch_seconds = (now - self.epoch_ended) / self.epochs_since
         epochs_left = self.epochs_after + (0 if is_last else self.params["epochs"] - epoch - 1)
-        if self.launches_done and self.first_launch_ended is not None:
-            seconds = (now - self.first_launch_ended) / self.launches_done
-            self.left = clock(seconds * self.params["steps"] * epochs_left)
+        if self.epoch_seconds is not None:
+            self.left = clock(self.epoch_seconds * epochs_left)
         is_due = self.printed is None or is_last or now - self.printed > _SECONDS_BETWEEN_LINES
         if is_due or not self.bar.disable:
             self.printed = now
