@@ -198,7 +198,8 @@ class _Run:
         if config.learns_gates:
             print(report.graph_text(config, learned))
         model = self.train_phase(model, progress, log, learned)
-        self.write_report(model, progress, log)
+        if distribution.is_chief(self.strategy):
+            self.write_report(model, progress, log)
         log.close()
 
     def learned_graph(self, model, progress, kl=None):
