@@ -28,9 +28,9 @@ def test_the_worth_of_observed_nodes_is_the_closed_form():
     z = np.stack([z1, z2, z3], axis=1).astype("float32")[:, :, np.newaxis]
     keras.utils.set_random_seed(0)
     model = ObservedNodes(3, 1, 0, edges=ALL, node_units=[16])
-    model.compile(keras.optimizers.Adam(3e-3), kl_warmup_epochs=0)
+    model.compile(keras.optimizers.Adam(3e-3), kl_warmup_epochs=0, jit_compile=False)
     model.fit(z[:8000], epochs=5, batch_size=128, verbose=0)
-    found = structure.edge_worth(model, z[:8000], z[8000:], num_samples=1)
+    found = structure.edge_worth(model, z[:8000], z[8000:], num_samples=1, jit_compile=False)
 
     def variance(n, parents):
         if not parents:
@@ -76,7 +76,7 @@ def trained():
 def test_the_edge_that_was_built_in_is_the_one_that_is_worth_something(trained):
     model, x = trained
     before = [weight.numpy() for weight in model.weights]
-    found = structure.edge_worth(model, x[:5000], x[5000:], num_steps=200, batch_size=64)
+    found = structure.edge_worth(model, x[:5000], x[5000:], num_steps=200, batch_size=64, jit_compile=False)
     assert found.nats[1, 2] > max(0.2, 5 * found.stderr[1, 2])
     assert (abs(found.nats[0, 1:]) < 0.03).all()
     for weight, was in zip(model.weights, before, strict=True):

@@ -253,19 +253,17 @@ def stop(monkeypatch, phase, epoch, moment):
     monkeypatch.setattr(checkpoints, "write", writing)
 
 
-def test_a_stopped_run_ends_like_an_uninterrupted_one_to_the_bit(config, run, tmp_path):
+MOMENTS = [("structure", 1, 2), ("structure", 2, 4), ("structure", 2, "measured"), ("final", 2, "between")]
+OTHER_MOMENTS = [
+    ("structure", 2, 3), ("structure", 2, "before checkpoint"), ("final", 1, "before checkpoint"), ("final", 2, 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("moments", [MOMENTS, pytest.param(OTHER_MOMENTS, marks=pytest.mark.long)])
+def test_a_stopped_run_ends_like_an_uninterrupted_one_to_the_bit(moments, config, run, tmp_path):
     folder = RunFolder(tmp_path / "stopped")
     folder.create(config)
-    for moment in [
-        ("structure", 1, 2),
-        ("structure", 2, 3),
-        ("structure", 2, "before checkpoint"),
-        ("structure", 2, 4),
-        ("structure", 2, "measured"),
-        ("final", 1, "before checkpoint"),
-        ("final", 2, 3),
-        ("final", 2, "between"),
-    ]:
+    for moment in moments:
         with pytest.MonkeyPatch.context() as monkeypatch:
             in_epoch = isinstance(moment[-1], int)
             monkeypatch.setattr(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9 if in_epoch else -1)
