@@ -16,7 +16,7 @@ from tf_ldiaf import Config, cli
 from tf_ldiaf.results.run_folder import RunFolder
 
 REPO = pathlib.Path(__file__).parents[1]
-COMMANDS = ("train", "evaluate", "export", "sample")
+COMMANDS = ("train", "evaluate", "export", "sample", "explore")
 SMALL = """
 # a comment
 --method=fc_vae
@@ -119,6 +119,9 @@ def contents(folder):
         ("sample --saved_model=saved --graph=a.svg", "--graph must end in .png or .dot or .json. Received: a.svg."),
         ("sample --saved_model=saved --out=no/a.png", "--out must be in a folder that exists"),
         ("sample --saved_model=saved --num=0 --out=a.png", "num"),
+        ("explore", "--saved_model must be given"),
+        ("explore --saved_model=other", "--saved_model must be a folder with a SavedModel. Received: other."),
+        ("explore --saved_model=saved --port=70000", "port"),
         ("train --flagfile=binary.cfg", "binary.cfg"),
         (f"train --run_dir={'r' * 300}", "--run_dir"),
     ],
@@ -143,6 +146,7 @@ def test_help_comes_without_tensorflow(name, place, no_tensorflow):
     expected = {
         "train": ["--method", "--[no]resume", "--learning_rate"],
         "evaluate": ["--num_importance_samples"], "export": ["--run_dir"], "sample": ["--reconstruct"],
+        "explore": ["--static", "--[no]browser"],
     }[name]  # fmt: skip
     assert all(word in done.stdout for word in [*expected, "--flagfile"])
 

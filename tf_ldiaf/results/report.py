@@ -189,4 +189,11 @@ Only TensorFlow is needed:
 Signatures: `sample(num, seed)`, `encode(images)`, `reconstruct(images, seed)`,
 `log_likelihood(images, num_importance_samples, seed)` in nats; images are float32
 [n, {", ".join(map(str, image_shape))}] of 0 and 1.
+`decode(latents)` gives the `probs` of latents, float32 [n, {config.num_nodes}, {config.node_dim}].
+`resample(latents, keep, adjacency, seed)` keeps the nodes where `keep` [{config.num_nodes}] is true, and draws the
+others anew, each given its parents. Both are bool; `adjacency[child, parent]` false shuts an edge:
+
+    keep, adjacency = tf.constant([True] + [False] * {config.num_nodes - 1}), tf.ones([{config.num_nodes}] * 2, tf.bool)
+    latents = tf.zeros([1, {config.num_nodes}, {config.node_dim}])
+    model.signatures["resample"](latents=latents, keep=keep, adjacency=adjacency, seed=tf.constant(0))
 """
