@@ -50,7 +50,8 @@ class ServedModel(tf.Module):
         self.root = _weights([model.graph.root] if model.graph.root is not None else [])
         images = tf.TensorSpec([None, *model.image_shape], tf.float32, name="images")
         latents = tf.TensorSpec([None, model.num_nodes, model.node_dim], tf.float32, name="latents")
-        keep = tf.TensorSpec(tf.TensorShape(None), tf.bool, name="keep")
+        one_or_two_axes: typing.Any = None
+        keep = tf.TensorSpec(one_or_two_axes, tf.bool, name="keep")
         adjacency = tf.TensorSpec([model.num_nodes] * 2, tf.bool, name="adjacency")
         seed = tf.TensorSpec([], tf.int32, name="seed")
         num = tf.TensorSpec([], tf.int32, name="num")
