@@ -52,7 +52,7 @@ def _of_picture(file, image_shape):
                 )
             on_paper = Image.new("RGBA", picture.size, "white")
             on_paper.alpha_composite(picture.convert("RGBA"))
-            scaled = on_paper.convert("L").resize(image_shape[::-1], Image.Resampling.LANCZOS)
+            scaled = on_paper.convert("L").resize(image_shape[::-1], Image.Resampling.BOX)
     except RequestError:
         raise
     except Exception as error:  # there is no end of what readers make of a damaged file

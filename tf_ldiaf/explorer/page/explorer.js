@@ -45,9 +45,9 @@ function adjacency(shut) {
 
 async function show(latents, probs) {
   state.latents = latents;
-  paint(by("picture"), (probs ?? (await backend.ask("decode", { latents: [latents] })).probs)[0]);
-  const most = Math.max(2, ...latents.flat().map(Math.abs));
-  latents.forEach((code, n) => (by(`code-${n + 1}`).innerHTML = bars(code, most)));
+  const [picture] = probs ?? (await backend.ask("decode", { latents: [latents] })).probs;
+  ["picture", "again"].forEach((id) => paint(by(id), picture));
+  latents.forEach((code, n) => (by(`code-${n + 1}`).innerHTML = bars(code)));
   sliders.forEach((slider) => slider.follow());
   await compare();
   keepLink();
@@ -66,7 +66,7 @@ async function compare() {
   for (const [id, shut] of [["open", new Set()], ["shut", state.shut]]) {
     paint(by(id), (await backend.ask("resample", { ...asked, adjacency: adjacency(shut) })).probs[0]);
   }
-  by("shut-caption").textContent = `without ${[...state.shut].map((edge) => `z${edge.replace("-", " → z")}`).join(", ")}`;
+  by("shut-caption").textContent = `without ${[...state.shut].map((edge) => `z${edge.replace("-", "\u00a0→\u00a0z")}`).join(", ")}`;
   const others = changed.size < model.nodes.length ? " All others are held." : "";
   by("compared").textContent = `Both are drawn with the same noise: ${nodeNames([...changed].sort())} anew.${others}`;
 }
@@ -132,8 +132,8 @@ function makeSliders() {
       latest(() => show(latents));
     });
     const follow = () => {
-      const value = place(), above = quantiles[k].findIndex((quantile) => quantile >= value - 1e-6);
-      input.value = above < 0 ? quantiles[k].length : above + 1;
+      const away = quantiles[k].map((quantile) => Math.abs(quantile - place()));
+      input.value = away.indexOf(Math.min(...away)) + 1;
       label();
     };
     return { row, follow };
@@ -273,8 +273,8 @@ latest(async () => {
   const [height, width] = model.image_shape, num = model.nodes.length;
   document.title = `${model.name} · explorer`;
   by("name").textContent = model.name;
-  by("about").textContent = `A model of images of ${height} x ${width} pixels. It has ${num} latent nodes of
-    ${model.node_dim} numbers each, its code. A picture is drawn from the code.`;
+  by("about").textContent = `A model of images of ${height} x ${width} pixels. It has ${num} latent nodes. Each node holds
+    ${model.node_dim} numbers. All these numbers are the code from which a picture is drawn.`;
   document.documentElement.style.setProperty("--shape", `${width} / ${height}`);
   makeChoices();
   makeMix();

@@ -22,11 +22,11 @@ function enlarged(canvas) {
   return large;
 }
 
-/** Bars of a code's numbers, up or down from the middle; `most` is as high as they go. */
-function bars(code, most) {
-  const height = 40, step = 100 / code.length;
+/** Bars of a code's numbers, up or down from the middle; the largest is as high as they go. */
+function bars(code) {
+  const height = 40, step = 100 / code.length, most = Math.max(1, ...code.map(Math.abs));
   const parts = code.map((value, i) => {
-    const size = (Math.min(Math.abs(value), most) / most) * (height / 2);
+    const size = (Math.abs(value) / most) * (height / 2);
     const top = value > 0 ? height / 2 - size : height / 2;
     return `<rect x="${i * step + 0.15 * step}" y="${top}" width="${0.7 * step}" height="${Math.max(size, 0.5)}"/>`;
   });
