@@ -41,8 +41,7 @@ class ServedModel(tf.Module):
 
     def __init__(self, model: typing.Any):
         super().__init__()
-        self.weights = [variable.value for variable in model.variables]
-        self.weights += [] if model.gates.fixed is None else [model.gates.open]
+        self.weights = [*(variable.value for variable in model.variables), model.gates.open]
         self.adjacency = tf.Variable(model.gates.adjacency(), trainable=False)
         is_dense = not (model.own_decoder or model.is_additive or model.channels)
         self.decoder = _weights(model.decoder.layers if is_dense else [])
