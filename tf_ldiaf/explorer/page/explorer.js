@@ -158,8 +158,10 @@ async function bring(image, known) {
   if (!backend.canEncode) return;
   const found = await backend.ask("bounds", { image, seed: 0 });
   const nats = (name) => `${found[name].toFixed(2)} ± ${found[`${name}_stderr`].toFixed(2)} nats`;
-  by("bounds").textContent = `ELBO ${nats("elbo")}, log-likelihood ${nats("log_likelihood")} (from the same
-    ${found.num_importance_samples} samples; ± is the standard error).`;
+  const isDecidedByFew = found.log_likelihood_stderr > 0.5;
+  by("bounds").textContent = `ELBO ${nats("elbo")}, log-likelihood ${nats("log_likelihood")}, from the same
+    ${found.num_importance_samples} samples. ± is the standard error.
+    ${isDecidedByFew ? "Few of the samples decide the log-likelihood, so it may be too low." : ""}`;
 }
 
 function makeThumbnail(image, onClick, name) {
@@ -273,8 +275,8 @@ latest(async () => {
   const [height, width] = model.image_shape, num = model.nodes.length;
   document.title = `${model.name} · explorer`;
   by("name").textContent = model.name;
-  by("about").textContent = `A model of images of ${height} x ${width} pixels. It has ${num} latent nodes. Each node holds
-    ${model.node_dim} numbers. All these numbers are the code from which a picture is drawn.`;
+  by("about").textContent = `A model of images of ${height} x ${width} pixels. It has ${num} latent node${num > 1 ? "s" : ""} of
+    ${model.node_dim} numbers${num > 1 ? " each" : ""}. These numbers are the code from which a picture is drawn.`;
   document.documentElement.style.setProperty("--shape", `${width} / ${height}`);
   makeChoices();
   makeMix();

@@ -43,12 +43,12 @@ function makeGraph(container, tooltip, model, onNode, onEdge) {
   const edges = model.edges.map((edge) => ({
     data: {
       id: edgeName(edge), source: `z${edge.parent}`, target: `z${edge.child}`, edge,
-      text: edgeText(edge), width: 1.5 + (8 * Math.max(edge.weight, 0)) / mostWorth,
+      text: edgeText(edge), width: 1.5 + (edge.stderr === undefined ? 1 : (8 * Math.max(edge.weight, 0)) / mostWorth),
     },
   }));
   const graph = cytoscape({
     container, elements: [...nodes, ...edges], layout: { name: "preset", fit: true, padding: 12 },
-    userZoomingEnabled: false, userPanningEnabled: false, boxSelectionEnabled: false, autoungrabify: true,
+    maxZoom: 1.2, userZoomingEnabled: false, userPanningEnabled: false, boxSelectionEnabled: false, autoungrabify: true,
   });
 
   function colour() {
@@ -71,6 +71,7 @@ function makeGraph(container, tooltip, model, onNode, onEdge) {
   function fit() {
     graph.resize();
     graph.fit(undefined, 12);
+    graph.center();
   }
 
   colour();
