@@ -151,6 +151,15 @@ def test_help_comes_without_tensorflow(name, place, no_tensorflow):
     assert all(word in done.stdout for word in [*expected, "--flagfile"])
 
 
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_an_extra_that_is_missing_is_one_sentence(package, place, no_tensorflow, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{package}'] = None")
+    env = no_tensorflow | {"PYTHONPATH": os.pathsep.join([str(tmp_path), no_tensorflow["PYTHONPATH"]])}
+    done = command("explore", "--saved_model=saved", cwd=place, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f'explore: The explorer needs {package}: pip install "tf_ldiaf[explore]".\n'
+
+
 @pytest.mark.parametrize(
     "order", ["--flagfile={0} {1}", "{1} --flagfile={0}", "--flagfile {0} {1}", "{1} -flagfile={0}"]
 )
@@ -178,6 +187,8 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_goes_from_training_to_samples_in_another_folder(tmp_path, wheel):
+    page = "tf_ldiaf/explorer/page"
+    assert {file.name for file in (wheel / page).iterdir()} == {file.name for file in (REPO / page).iterdir()}
     (tmp_path / "small.cfg").write_text(SMALL)
     lines = [
         "train --flagfile=small.cfg --run_dir=runs/a --epochs=2",

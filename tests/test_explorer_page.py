@@ -193,6 +193,15 @@ def test_with_a_server(process, opened, signatures, tmp_path):
         r"ELBO -\d+\.\d\d ± \d\.\d\d nats, log-likelihood -\d+\.\d\d ± \d\.\d\d nats, from the same 1000 samples\. .*",
         page.inner_text("#bounds"),
     )
+    # An edge below nodes that are held
+    page.check("#edge-3-1")
+    keep, adjacency = [False, True, True, True, True], np.full((5, 5), True)
+    ask = {"latents": tf.constant(codes[np.newaxis]), "seed": tf.constant(page.evaluate("state.seed"))}
+    for canvas in ("open", "shut"):
+        expected = signatures["resample"](**ask, keep=tf.constant(keep), adjacency=tf.constant(adjacency))["probs"]
+        assert np.allclose(pixels(page, canvas), expected[0], atol=0.003)
+        adjacency[0, 2] = False
+    page.uncheck("#edge-3-1")
     # One that is drawn with the mouse
     box = centre_on(page, "#pad")
     page.mouse.move(box["x"] + 70, box["y"] + 30)
@@ -259,15 +268,16 @@ def test_priors_without_a_server_are_the_model_s(static_page, opened, signatures
         assert (np.abs(drawn.mean(axis=0) - loc) < 5 * scale / np.sqrt(4000) + 0.005).all()
         assert (np.abs(drawn.std(axis=0) / scale - 1) < 5 / np.sqrt(8000) + 0.005).all()
         assert (loc == 0).all() == (not is_open)
-    # And the browser's own draws follow them, each row with noise of its own.
+    # And the browser's own draws follow them: each row and node has noise of its own.
     found = page.evaluate(
-        "z => network.resample({ latents: new Array(2000).fill(z), keep: [true, true, true, false, true], seed: 3,"
-        " adjacency: new Array(5).fill(new Array(5).fill(false)) }).latents.map(z => z[3])",
+        "z => network.resample({ latents: new Array(2000).fill(z), keep: new Array(5).fill(false), seed: 3,"
+        " adjacency: new Array(5).fill(new Array(5).fill(false)) }).latents",
         z[0].tolist(),
     )
+    found = np.reshape(found, (2000, 80))
     assert (np.abs(np.mean(found, axis=0)) < 5 / np.sqrt(2000)).all()
     assert (np.abs(np.std(found, axis=0) - 1) < 5 / np.sqrt(4000)).all()
-    assert np.abs(np.corrcoef(np.transpose(found)) - np.eye(16)).max() < 5.5 / np.sqrt(2000)
+    assert np.abs(np.corrcoef(np.transpose(found)) - np.eye(80)).max() < 5.5 / np.sqrt(2000)
 
 
 def test_ctrl_c_ends_it_with_one_line(process):
