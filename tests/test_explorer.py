@@ -98,7 +98,7 @@ def test_bounds_are_within_their_errors_of_the_model_s(client, model, x):
     assert found["log_likelihood"] > found["elbo"]
 
 
-def test_a_description_has_the_model_s_sizes_graph_and_examples(client, model, explorer):
+def test_a_description_has_the_model_s_sizes_graph_and_examples(client, model, explorer, x):
     found = client.get("/api/model").json()
     assert (found["name"], found["image_shape"], found["node_dim"]) == ("small", list(SHAPE), 2)
     assert [(edge["parent"], edge["child"]) for edge in found["edges"]] == [(2, 1), (3, 2)]
@@ -106,6 +106,7 @@ def test_a_description_has_the_model_s_sizes_graph_and_examples(client, model, e
     images = np.array(found["examples"]["images"])
     assert np.array_equal(images, model.sample(512, seed=0)["images"][: len(images)])
     assert np.allclose(found["examples"]["latents"], model.encode(images.astype("float32")), atol=1e-5)
+    assert np.array_equal(Explorer(explorer.path, x).describe()["examples"]["images"], x)
 
 
 def test_numbers_of_the_graph_are_told(folder, tmp_path):

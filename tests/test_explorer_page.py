@@ -76,7 +76,7 @@ def opened(browser):
     settle(page)
     assert said == []
     assert page.locator("#message").inner_text() == ""
-    home = page.address.rsplit("/", 1)[0]
+    home = page.address.partition("#")[0].rsplit("/", 1)[0]
     assert [url for url in asked if not url.startswith((home, "data:", "blob:"))] == []
     context.close()
 
@@ -237,6 +237,16 @@ def test_a_file_that_holds_no_images_is_said(process, opened):
     page.wait_for_function("document.getElementById('message').textContent !== ''")
     assert page.inner_text("#message").startswith("file must be a picture or an .npz file of images. Received: ")
     page.click("#draw")  # and the sentence goes
+    settle(page)
+    assert page.inner_text("#message") == ""
+
+
+def test_a_link_of_another_model_is_said(process, opened):
+    page = opened(f"{process.address}#z=AAAA&node=99")
+    page.wait_for_function("!isBusy")
+    assert page.inner_text("#message") == "The link is of another model, or was cut off."
+    assert pixels(page, "picture").any()
+    page.click("#draw")
 
 
 def test_without_a_server(static_page, opened, signatures):

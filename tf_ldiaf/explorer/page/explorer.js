@@ -1,5 +1,6 @@
 "use strict";
 
+// Plain scripts, not modules: browsers load no modules into a page that is opened as a file.
 const by = (id) => document.getElementById(id);
 // What the page shows: latents [N][D] and the seed they were drawn with; the chosen node; edges that are shut; the
 // latents of A and B, and which of the two each node is from.
@@ -218,10 +219,11 @@ function keepLink() {
   by("link").value = location.href;
 }
 
-/** Shows the state that the page's address holds; whether it held one. */
-async function openLink() {
-  const parts = new URLSearchParams(location.hash.slice(1));
-  if (!parts.has("z")) return false;
+const linked = () => new URLSearchParams(location.hash.slice(1));
+
+/** Shows the state that the parts of a link hold, if they hold one. */
+async function openLink(parts) {
+  if (!parts.has("z")) return;
   const latents = linkText.read(parts.get("z"), model.nodes.length, model.node_dim);
   if (!latents) throw new Error("The link is of another model, or was cut off.");
   state.seed = Number(parts.get("seed")) & 0x7fffffff;
@@ -231,7 +233,6 @@ async function openLink() {
   state.latents = latents;
   choose(node >= 1 && node <= model.nodes.length ? Math.floor(node) : model.nodes.length);
   await show(latents);
-  return true;
 }
 
 function makeChoices() {
@@ -261,7 +262,7 @@ function listen() {
     by("link").select();
     await navigator.clipboard?.writeText(by("link").value);
   });
-  addEventListener("hashchange", () => latest(openLink));
+  addEventListener("hashchange", () => latest(() => openLink(linked())));
   by("own").hidden = !backend.canEncode;
   by("no-encoder").hidden = backend.canEncode;
   if (!backend.canEncode) return;
@@ -286,9 +287,10 @@ latest(async () => {
   const examples = model.examples.latents;
   await keepFor("a", examples[0]);
   await keepFor("b", examples[1 % examples.length]);
-  if (await openLink()) return;
+  const parts = linked();
   const { latents, probs } = await backend.ask("sample", { num: 1, seed: state.seed });
   state.latents = latents[0];
   choose(num);
   await show(latents[0], probs);
+  await openLink(parts);
 });
