@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DIR := runs/digits_ldiaf
 
-.PHONY: run test test-oldest test-long lint speed cluster clean
+.PHONY: run test test-oldest test-long lint docs docs-serve speed cluster clean
 
 # Trains ldiaf on scikit-learn's digits, evaluates it, and writes samples and the learned graph.
 run: .venv/installed
@@ -32,6 +32,16 @@ lint: .venv/installed
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# The pages of docs/ as a site, build/site/index.html. A warning is an error. (The variable leaves out what the theme
+# says of its successor.)
+docs: .venv/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Look at build/site/index.html, or call make docs-serve"
+
+# The same at a local address, built anew whenever a page changes.
+docs-serve: .venv/docs-installed
+	$(BIN)/mkdocs serve
+
 # tf_ldiaf and its peers side by side, and how its costs grow: 20 minutes on 2 cores that do nothing else.
 # DATA_DIR is where TFDS keeps its mnist, which the training command is timed on.
 speed: .venv/installed .venv-torch/installed .venv-jax/installed
@@ -54,6 +64,10 @@ cluster: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint=constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint=constraints.txt --editable ".[docs]"
 	touch $@
 
 .venv-oldest/installed: pyproject.toml

@@ -12,15 +12,9 @@ import pytest
 
 # The files that take longest, which begin first: otherwise one of two processes ends with them alone.
 LONGEST = (
-    "distribution",
-    "training",
-    "keras_users",
-    "users_files",
-    "cli",
-    "structure",
-    "own_networks",
+    "distribution", "training", "keras_users", "users_files", "cli", "structure", "own_networks", "docs",
     "explorer_page",
-)
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

@@ -16,12 +16,10 @@ MODULES = {
 }
 CONFIGS = sorted((REPO / "configs").glob("*.cfg"))
 
-HOMES = {
-    "gate": "layers/gates", "prior": "layers/latent_distributions", "root": "layers/priors",
-    "fusion": "probability/gaussians", "iaf": "probability/iaf", "density": "layers/latent_distributions",
-    "elbo": "probability/bounds", "iw": "model/estimator", "order": "structure/orders",
-    "worth": "structure/worth",
-}  # fmt: skip
+# The table of equations: each tag, and the file that is its home.
+HOMES = dict(
+    re.findall(r"^\| Eq\. (\w+) \|.*\| `(\S+)\.py` \|$", (REPO / "docs" / "how_it_works.md").read_text(), re.MULTILINE)
+)
 
 
 def nodes(file, kind):

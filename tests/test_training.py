@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from test_cli import contents
 
 from tf_ldiaf import Config, data
@@ -40,7 +41,9 @@ def validate(folder, model):
 
 
 def without_speed(rows):
-    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name not in ("images_per_second", "seconds")} for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def test_history_has_the_same_terms_of_training_and_validation(run):
     [names] = {tuple(row) for row in run.read_history()}
     terms = {"elbo", "reconstruction", "kl", "kl_node_1", "kl_node_2"}
     others = {"phase", "epoch", "gradient_norm", "learning_rate", "temperature", "kl_weight", "images_per_second"}
-    others |= {"nonfinite_steps"}
+    others |= {"nonfinite_steps", "seconds"}
     assert set(names) == terms | {f"val_{name}" for name in terms} | {"val_active_units"} | others
     for row in run.read_history():
         for prefix in ("", "val_"):
@@ -132,8 +135,24 @@ def test_report_and_tensorboard_are_written(run):
     assert f"{best_row(run.read_history(), 'final')['val_elbo']:.3f} nats" in report
     assert f"]({run.curves_file.name})" in report
     assert run.curves_file.read_bytes() == pictures.as_png(pictures.draw_curves(run.read_history()))
+    for file in (run.curves_file, run.graph_file, run.samples_file, run.reconstructions_file):
+        assert f"]({file.name})" in report
+    best = evaluation.load_best(run)
+    assert run.samples_file.read_bytes() == pictures.as_png(pictures.grid(best.sample(64, seed=0)["probs"]))
     for part in ("train", "validation"):
         assert list((run.tensorboard / part).glob("events.*"))
+
+
+def test_the_projector_shows_each_code_beside_its_image(run):
+    folder, config = run.tensorboard / "validation", run.read_config()
+    valid = data.load_training(config, config.seed).valid
+    codes = np.loadtxt(folder / "codes.tsv", delimiter="\t")
+    assert np.allclose(codes, evaluation.load_best(run).encode(valid).numpy().reshape(len(valid), -1), atol=1e-3)
+    sprite = 255 - np.asarray(Image.open(folder / "thumbnails.png"))
+    columns, last = sprite.shape[1] // 8, len(valid) - 1
+    top, left = 8 * (last // columns), 8 * (last % columns)
+    assert np.array_equal(sprite[top : top + 8, left : left + 8], 255 * valid[last])
+    assert "single_image_dim: 8" in (folder / "projector_config.pbtxt").read_text()
 
 
 def test_a_graph_that_is_given_is_trained_with_at_once(tiny, tmp_path):

@@ -14,6 +14,7 @@ from absl import flags
 
 from tf_ldiaf.errors import ConfigError, LDIAFError
 from tf_ldiaf.execution import compiled_programs, stopping
+from tf_ldiaf.paths import as_path
 
 # What TensorFlow says of itself on a machine where all is well.
 _CHATTER = re.compile(
@@ -28,7 +29,7 @@ _LONGEST_SENTENCE = 800
 _NO_OUTPUT = "The output must take what is printed. Received: one that is closed or full."
 
 
-def run(main: Callable[[], None], description: str, flag_values: flags.FlagValues) -> None:
+def run(main: Callable[..., None], description: str, flag_values: flags.FlagValues, others: bool = False) -> None:
     """Parses the command line, then runs `main`.
 
     A flag or input that cannot be used ends the process with one sentence on stderr and code 2,
@@ -37,6 +38,7 @@ def run(main: Callable[[], None], description: str, flag_values: flags.FlagValue
     Args:
         main: the command; it reads `flag_values`.
         description: the help's first lines.
+        others: whether the command takes more than flags: `main` is then called with it.
         flag_values: the command's flags. They are its own, so that a notebook may run several commands, and one twice.
     """
     command = os.path.splitext(os.path.basename(sys.argv[0]))[0]
@@ -48,9 +50,9 @@ def run(main: Callable[[], None], description: str, flag_values: flags.FlagValue
             print(f"{description}\n{_help(flag_values)}")
         else:
             rest = _parse(command, arguments, flag_values)
-            if rest:
+            if rest and not others:
                 raise ConfigError(f"Arguments must be flags, --name=value. Received: {' '.join(rest)}.")
-            main()
+            main(*rest)
     except flags.Error as error:
         sentence, code = " ".join(str(error).removeprefix("ERROR:: ").split()), 2
     except LDIAFError as error:
@@ -91,6 +93,19 @@ def required(flag_values: flags.FlagValues, *names: str) -> None:
     for name in names:
         if not flag_values[name].value:
             raise ConfigError(f"--{name} must be given. Received: nothing.")
+
+
+def check_output(flag_values: flags.FlagValues, name: str, suffixes: tuple[str, ...]) -> None:
+    """Says if a flag that names an output file, if it is given, cannot name one.
+
+    Raises:
+        ConfigError: another suffix, or no such folder.
+    """
+    value = flag_values[name].value
+    if value and pathlib.Path(value).suffix not in suffixes:
+        raise ConfigError(f"--{name} must end in {' or '.join(suffixes)}. Received: {value}.")
+    if value and not as_path(value, name).absolute().parent.is_dir():
+        raise ConfigError(f"--{name} must be in a folder that exists. Received: {value}.")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """python -m tf_ldiaf.sample: pictures from a SavedModel."""
 
-import pathlib
-
 from absl import flags
 
 from tf_ldiaf import cli
@@ -26,8 +24,8 @@ def main() -> None:
         raise ConfigError("--out or --graph must be given. Received: neither.")
     if FLAGS.out and FLAGS.out == FLAGS.graph:
         raise ConfigError(f"--out and --graph must be different files. Received: {FLAGS.out} for both.")
-    _check_output("out", (".png",))
-    _check_output("graph", (".png", ".dot", ".json"))
+    cli.check_output(FLAGS, "out", (".png",))
+    cli.check_output(FLAGS, "graph", (".png", ".dot", ".json"))
     with cli.quiet_tensorflow():
         from tf_ldiaf.results import sampling
     if FLAGS.graph:
@@ -36,14 +34,6 @@ def main() -> None:
     if FLAGS.out:
         arrays = sampling.write_images(FLAGS.saved_model, FLAGS.out, FLAGS.num, FLAGS.seed, FLAGS.reconstruct)
         print(f"Picture: {FLAGS.out}\nArrays: {arrays}")
-
-
-def _check_output(name, suffixes):
-    value = FLAGS[name].value
-    if value and pathlib.Path(value).suffix not in suffixes:
-        raise ConfigError(f"--{name} must end in {' or '.join(suffixes)}. Received: {value}.")
-    if value and not as_path(value, name).absolute().parent.is_dir():
-        raise ConfigError(f"--{name} must be in a folder that exists. Received: {value}.")
 
 
 if __name__ == "__main__":

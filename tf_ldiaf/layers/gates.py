@@ -78,7 +78,7 @@ class Gates(Float32Layer):
         ValueError: edges that are no such pairs, see `adjacency_of`.
 
     Source: He et al. 2019 (VAEs with jointly optimized latent dependency structure), Eq. 6; the relaxation
-        is Maddison et al. 2017, arXiv 1611.00712.
+    is Maddison et al. 2017, arXiv 1611.00712.
     """
 
     def __init__(

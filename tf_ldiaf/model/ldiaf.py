@@ -51,7 +51,7 @@ class LDIAF(Questions):
     gets them in the shape of its input, if that has as many pixels. Training images may be grey, see `compile`.
 
     Source: the report "Latent Dependency Structure + Flow IAF optimization on Variational Autoencoder",
-        after He et al. 2019 and Kingma et al. 2016 (arXiv 1606.04934).
+    after He et al. 2019 and Kingma et al. 2016 (arXiv 1606.04934).
 
     Example:
 

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.paths import MARK
 
-_DEAD = 0.01  # nats
+DEAD = 0.01  # nats: a node whose KL term is less says nothing of the image
 _SMALLEST_TILE = 56  # pixels on the screen: small images are enlarged to at least this
 
 
@@ -31,17 +31,30 @@ def grid(images: npt.ArrayLike, columns: int | None = None) -> np.ndarray:
         picture: [height, width], uint8.
     """
     images = np.asarray(images, "float32")
+    _, height, width = images.shape
+    zoom = max(1, -(-_SMALLEST_TILE // max(height, width)))
+    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    return tiles(np.pad(images, ((0, 0), (2, 2), (2, 2))), columns)
+
+
+def tiles(images: npt.ArrayLike, columns: int | None = None) -> np.ndarray:
+    """As `grid`, but of the images' own size and without margins."""
+    images = np.asarray(images, "float32")
     num, height, width = images.shape
     columns = columns or int(np.ceil(np.sqrt(num)))
-    rows = -(-num // columns)
-    zoom = max(1, -(-_SMALLEST_TILE // max(height, width)))
-    tiles = np.zeros((rows * columns, height, width), "float32")
-    tiles[:num] = images
-    tiles = tiles.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    tiles = np.pad(tiles, ((0, 0), (2, 2), (2, 2)))
-    tile_height, tile_width = tiles.shape[1:]
-    picture = tiles.reshape(rows, columns, tile_height, tile_width).swapaxes(1, 2)
-    return np.round(255 * (1 - picture.reshape(rows * tile_height, columns * tile_width).clip(0, 1))).astype("uint8")
+    padded = np.pad(images, ((0, -num % columns), (0, 0), (0, 0)))
+    picture = padded.reshape(-1, columns, height, width).swapaxes(1, 2).reshape(-1, columns * width)
+    return np.round(255 * (1 - picture.clip(0, 1))).astype("uint8")
+
+
+def pairs(originals: npt.ArrayLike, reconstructions: npt.ArrayLike) -> np.ndarray:
+    """A row of originals, below it the row of their reconstructions, and so on; as of `grid`."""
+    both = [np.asarray(images, "float32") for images in (originals, reconstructions)]
+    num, *size = both[0].shape
+    columns = max(1, int(np.ceil(np.sqrt(2 * num))))
+    padding = [(0, -num % columns), (0, 0), (0, 0)]
+    rows = [np.pad(images, padding).reshape(-1, 1, columns, *size) for images in both]
+    return grid(np.concatenate(rows, axis=1).reshape(-1, *size), columns)
 
 
 def node_pictures(model: LDIAF, num: int = 8, seed: int = 0) -> np.ndarray:
@@ -127,7 +140,7 @@ def graph_of_worths(adjacency: npt.ArrayLike, edges: list[dict], kl: Sequence[fl
 
 def dead_nodes(graph: nx.DiGraph) -> list[str]:
     """The nodes of a `latent_graph` that say nothing of the image: their KL term is below 0.01 nats."""
-    return [node for node, kl in nx.get_node_attributes(graph, "kl").items() if kl < _DEAD]
+    return [node for node, kl in nx.get_node_attributes(graph, "kl").items() if kl < DEAD]
 
 
 def weight_text(edge: dict) -> str:
@@ -201,15 +214,46 @@ def draw_curves(rows: list[dict]) -> np.ndarray:
     structure = sum(row["phase"] == "structure" for row in rows)
     if structure:
         axes.axvline(structure + 0.5, color="grey", linestyle=":", label="gates are fixed")
-    # The steep tenth with which each phase begins would leave no room for the rest.
-    late = [*range(structure // 10, structure), *range(structure + (len(rows) - structure) // 10, len(rows))]
-    shown = [values[i] for values in curves.values() for i in late]
+    _finish(axes, [values[i] for values in curves.values() for i in _late(rows)])
+    return _as_pixels(figure)
+
+
+def draw_histories(histories: dict[str, list[dict]]) -> np.ndarray:
+    """The validation ELBO by epoch of several runs; a dotted line where a run's gates are fixed.
+
+    Args:
+        histories: rows of each run's history.csv, by its name.
+
+    Returns:
+        picture: [height, width, 3], uint8.
+    """
+    figure = matplotlib.figure.Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="validation ELBO, nats")
+    shown = []
+    for name, rows in histories.items():
+        values = [row["val_elbo"] for row in rows]
+        (line,) = axes.plot(range(1, len(rows) + 1), values, label=name, linewidth=1.2)
+        structure = sum(row["phase"] == "structure" for row in rows)
+        if structure:
+            axes.axvline(structure + 0.5, color=line.get_color(), linestyle=":", linewidth=1)
+        shown += [values[i] for i in _late(rows)]
+    _finish(axes, shown)
+    return _as_pixels(figure)
+
+
+def _late(rows):
+    """Places of the rows behind the steep tenth with which each phase begins: it would leave no room for the rest."""
+    structure = sum(row["phase"] == "structure" for row in rows)
+    return [*range(structure // 10, structure), *range(structure + (len(rows) - structure) // 10, len(rows))]
+
+
+def _finish(axes, shown):
+    """Limits that show these values, whole epochs, a grid and a legend."""
     margin = 0.05 * (max(shown) - min(shown)) + 0.1
     axes.set_ylim(min(shown) - margin, max(shown) + margin)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    return _as_pixels(figure)
 
 
 def _as_pixels(figure):

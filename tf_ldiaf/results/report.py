@@ -24,6 +24,24 @@ def dead_text(graph: nx.DiGraph) -> str:
     return f" Dead nodes, which say nothing of an image: {', '.join(dead)}." if dead else ""
 
 
+def graph_text(config: Config, graph: nx.DiGraph) -> str:
+    """What a run's `pictures.latent_graph` says, in words; "" of a single node."""
+    if len(graph) < 2:
+        return ""
+    num, possible = graph.number_of_edges(), len(graph) * (len(graph) - 1) // 2
+    if not config.learns_gates:
+        edges = ", ".join(f"{a} -> {b}" for a, b in graph.edges) if num < possible else "all edges"
+        return f"Given graph, parent -> child: {edges or 'no edges'}.{dead_text(graph)}"
+    if not num:
+        return f"Learned graph: none of {possible} possible edges.{dead_text(graph)}"
+    is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
+    about = ", and what they are worth on validation images" if is_worth else ""
+    return (
+        f"Learned graph, {num} of {possible} possible edges, parent -> child{about}: "
+        f"{edges_text(graph)}.{dead_text(graph)}"
+    )
+
+
 def edge_decisions(
     gate_probs: list[list[float]], measured: Sequence[Measured], kept: Sequence[tuple[int, int]]
 ) -> list[dict]:
@@ -48,14 +66,14 @@ def edge_decisions(
     return decisions
 
 
-def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.DiGraph | None) -> str:
+def run_report(config: Config, folder: RunFolder, rows: list[dict], graph: nx.DiGraph) -> str:
     """report.md: a run on one page.
 
     Args:
         config: the settings.
         folder: the run.
         rows: of its history.
-        learned: the graph that was learned; None if it was given or the method has one.
+        graph: its `pictures.latent_graph`.
     """
     best = best_row(rows, "final")
     lines = [
@@ -73,17 +91,15 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], learned: nx.
         f"| epochs | {len(rows)} |",
         "",
     ]
-    if learned is not None:
-        edges = edges_text(learned) or "no edges"
-        about = "(what it is worth on validation images)"
-        lines += [f"Learned graph, parent -> child {about}: {edges}.{dead_text(learned)}", ""]
-    if config.edges:
-        edges = ", ".join(f"z{parent} -> z{child}" for parent, child in config.fixed_edges or [])
-        lines += [f"Given graph, parent -> child: {edges or 'no edges'}.", ""]
+    shown_files = {"graph": folder.graph_file} if len(graph) > 1 else {}
+    shown_files |= {"samples": folder.samples_file, "images above their reconstructions": folder.reconstructions_file}
     if config.decoder == "additive":
-        lines += ["What each node draws, a row for each, draws of the prior:", ""]
-        lines += [f"![what nodes draw]({folder.nodes_file.name})", ""]
-    lines += [f"![ELBO by epoch]({folder.curves_file.name})", "", "Test numbers and a SavedModel:", ""]
+        shown_files["what each node draws, a row for each, draws of the prior"] = folder.nodes_file
+    shown_files["ELBO by epoch"] = folder.curves_file
+    lines += [graph_text(config, graph), ""] if len(graph) > 1 else []
+    for what, file in shown_files.items():
+        lines += [f"{what[0].upper()}{what[1:]}:", "", f"![{what}]({file.name})", ""]
+    lines += ["Test numbers and a SavedModel:", ""]
     return "\n".join(
         [
             *lines,
@@ -199,3 +215,10 @@ anew, each given its parents. An edge is shut where `adjacency[child, parent]` i
     adjacency = tf.ones([{n}, {n}], tf.bool)
     model.signatures["resample"](latents=latents, keep=keep, adjacency=adjacency, seed=tf.constant(0))
 """
+
+
+def clock(seconds: float) -> str:
+    """A duration as minutes:seconds, or as hours:minutes:seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

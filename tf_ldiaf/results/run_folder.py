@@ -22,8 +22,11 @@ from tf_ldiaf.config import Config
 from tf_ldiaf.errors import ConfigError, FileError
 
 _SCRATCH = "part-"
-_OF_A_RUN = ("config.json", "history.csv", "gates.json", "report.md", "curves.png", "nodes.png", "metrics.json")
-_KEPT = ("best.keras", "last.keras", "previous.keras")
+_PICTURES = ("curves.png", "graph.png", "samples.png", "reconstructions.png", "nodes.png")
+_OF_A_RUN = ("config.json", "history.csv", "gates.json", "report.md", "metrics.json", *_PICTURES)
+# Beside TensorBoard's events, whose names begin alike: what its Projector shows.
+CODES, THUMBNAILS = "codes.tsv", "thumbnails.png"
+_KEPT = (CODES, THUMBNAILS, "projector_config.pbtxt", "best.keras", "last.keras", "previous.keras")
 # What a file system says that knows no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "tensorflow-datasets", "numpy")
@@ -39,7 +42,8 @@ class RunFolder:
         checkpoints/last.keras   model, optimizer and progress, from which `--resume` goes on
         checkpoints/previous.keras  the one before, for when the last is damaged
         tensorboard/             event files
-        report.md                the run on one page, with curves.png, and nodes.png of an additive decoder
+        report.md                the run on one page, with its pictures: curves, graph, samples, reconstructions, and
+                                 what each node of an additive decoder draws
         metrics.json             written by evaluate
         .tf_ldiaf.lock           held by the process that trains
 
@@ -58,6 +62,9 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.report_file = self.path / "report.md"
         self.curves_file = self.path / "curves.png"
+        self.graph_file = self.path / "graph.png"
+        self.samples_file = self.path / "samples.png"
+        self.reconstructions_file = self.path / "reconstructions.png"
         self.nodes_file = self.path / "nodes.png"
         self.metrics_file = self.path / "metrics.json"
         self.lock_file = self.path / ".tf_ldiaf.lock"

@@ -46,9 +46,7 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         if x.shape[1:] != tuple(sizes):
             raise FileError(f"`reconstruct` must hold images of {tuple(sizes)}. Received: {x.shape[1:]}.")
         drawn = signatures["reconstruct"](images=tf.constant(x), seed=tf.constant(seed))
-        probs, columns = drawn["probs"].numpy(), max(1, int(np.ceil(np.sqrt(2 * len(x)))))
-        picture = _interleaved(x, probs, columns)
-        kept = {"originals": x}
+        picture, kept = pictures.pairs(x, drawn["probs"]), {"originals": x}
     else:
         drawn = signatures["sample"](num=tf.constant(num), seed=tf.constant(seed))
         picture, kept = pictures.grid(drawn["probs"].numpy()), {}
@@ -113,11 +111,3 @@ def load(saved_model: str | os.PathLike, *questions: str) -> typing.Any:
     if not set(questions) <= set(signatures):
         raise FileError(f"`saved_model` must be one that tf_ldiaf.export wrote. Received: {saved_model}.")
     return model
-
-
-def _interleaved(originals, reconstructions, columns):
-    """A row of originals, below it the row of their reconstructions, and so on."""
-    num = len(originals)
-    padding = [(0, -num % columns), (0, 0), (0, 0)]
-    rows = [np.pad(x, padding).reshape(-1, 1, columns, *x.shape[1:]) for x in (originals, reconstructions)]
-    return pictures.grid(np.concatenate(rows, axis=1).reshape(-1, *originals.shape[1:]), columns)

@@ -135,7 +135,7 @@ def best_order(
         NonFiniteError: the fit diverged.
 
     Source: Silander and Myllymaki 2006, arXiv 1206.6875, for a score of each set of parents; Peters et al. 2014,
-        arXiv 1309.6779, for what tells the direction.
+    arXiv 1309.6779, for what tells the direction.
     """
     checked(TrainingSettings, edge_cost=edge_cost, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     z, held_out = _checked_draws(z, held_out, seed)

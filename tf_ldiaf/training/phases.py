@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import sys
 import tempfile
+import time
 import typing
 import zlib
 
@@ -22,15 +22,17 @@ from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.model.schedules import epochs_without_edges
 from tf_ldiaf.model.trainer import Objective
 from tf_ldiaf.paths import shown
-from tf_ldiaf.results import checkpoints, pictures, report
+from tf_ldiaf.results import checkpoints, evaluation, pictures, report
 from tf_ldiaf.results.checkpoints import Progress
 from tf_ldiaf.results.run_folder import RunFolder, best_row, write_atomically
 from tf_ldiaf.structure.refits import REFIT_STEPS
 from tf_ldiaf.training.optimizers import make_optimizer
+from tf_ldiaf.training.progress import ProgressLines
 from tf_ldiaf.training.recorder import Recorder, stopped_early
 from tf_ldiaf.training.tensorboard import TensorBoardLog
 
 _VALIDATION_BATCH = 1000
+_SAMPLES, _RECONSTRUCTIONS = 64, 32  # in the report
 
 
 def check(config: Config, images: data.TrainingImages, strategy: tf.distribute.Strategy) -> None:
@@ -144,11 +146,25 @@ class _Run:
     images: data.TrainingImages
     folder: RunFolder
     strategy: tf.distribute.Strategy
+    began: float = dataclasses.field(default_factory=time.monotonic)
 
     def lengths(self, phase):
         """Epochs of a phase, and steps of an epoch."""
         num_epochs = self.config.structure_epochs if phase == "structure" else self.config.epochs
         return num_epochs, data.steps_per_epoch(self.images.train, self.config.batch_size)
+
+    @property
+    def refit_steps(self):
+        """Steps of each training by which edges are measured: at most as many as the model trained with edges."""
+        num_epochs, steps = self.lengths("structure")
+        return min(REFIT_STEPS, (num_epochs - epochs_without_edges(num_epochs)) * steps)
+
+    def epochs_after(self, phase):
+        """Epochs that come after a phase. Measuring edges counts as epochs that take as long: each of them twice."""
+        if phase == "final":
+            return 0.0
+        num_epochs, steps = self.lengths("final")
+        return num_epochs + self.config.num_nodes * (self.config.num_nodes - 1) * self.refit_steps / steps
 
     def model_of(self, progress, checkpoint=None):
         """The model of a phase as it begins, or as it was in a checkpoint."""
@@ -176,33 +192,51 @@ class _Run:
             edges, measured = self.remove_edges(model, progress)
             model, found = None, {"measured": measured, "edges": edges}
             progress = progress._replace(phase="final", epoch=0, launch=0, counters=[], **found)
-        learned, edges, probs = None, [], None
         if model is None:
             model = self.model_of(progress)
-        adjacency = model.gates.adjacency().numpy()
+        learned = self.learned_graph(model, progress)
         if config.learns_gates:
-            probs = gate_epochs[-1]["probs"]
+            print(report.graph_text(config, learned))
+        model = self.train_phase(model, progress, log, learned)
+        if distribution.is_chief(self.strategy):
+            self.write_report(model, progress, log)
+        log.close()
+
+    def learned_graph(self, model, progress, kl=None):
+        """The graph that the final phase trains with, which is written down; a `pictures.latent_graph`."""
+        adjacency, edges, probs = model.gates.adjacency().numpy(), [], None
+        if self.config.learns_gates:
+            probs = progress.gate_epochs[-1]["probs"]
             worths = [structure.Measured(*one) for one in progress.measured]
             edges = report.edge_decisions(probs, worths, model.edges)
-            folder.write_gates(gate_epochs, adjacency.tolist(), edges)
-            learned = pictures.learned_graph(adjacency, edges, probs)
-            print(f"Learned graph: {report.edges_text(learned) or 'no edges'}.")
-        else:
-            folder.write_gates([], adjacency.tolist())
-        model = self.train_phase(model, progress, log, learned)
-        log.close()
+        self.folder.write_gates(progress.gate_epochs, adjacency.tolist(), edges)
+        return pictures.learned_graph(adjacency, edges, probs, kl)
+
+    def write_report(self, model, progress, log):
+        """The run on one page and in TensorBoard, and what came out of it for who sits before the terminal."""
+        config, folder, rows = self.config, self.folder, progress.rows
         best = best_row(rows, "final")
-        if config.learns_gates:
-            kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
-            learned = pictures.learned_graph(adjacency, edges, probs, kl)
-        write_atomically(folder.report_file, report.run_report(config, folder, rows, learned))
+        kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
+        graph = self.learned_graph(model, progress, kl)
+        model, valid = evaluation.load_best(folder), self.images.valid[:_RECONSTRUCTIONS]
+        drawn = {
+            folder.curves_file: pictures.draw_curves(rows),
+            folder.graph_file: pictures.draw_graph(graph),
+            folder.samples_file: pictures.grid(model.sample(_SAMPLES, seed=0)["probs"]),
+            folder.reconstructions_file: pictures.pairs(valid, model.reconstruct(valid, seed=0)["probs"]),
+        }
         if config.decoder == "additive":
-            write_atomically(folder.nodes_file, pictures.as_png(pictures.node_pictures(model)))
-        write_atomically(folder.curves_file, pictures.as_png(pictures.draw_curves(rows)))
-        print(
-            f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}. "
-            f"Next: python -m tf_ldiaf.evaluate --run_dir={shown(folder.path)}"
-        )
+            drawn[folder.nodes_file] = pictures.node_pictures(model)
+        for file, picture in drawn.items():
+            write_atomically(file, pictures.as_png(picture))
+        write_atomically(folder.report_file, report.run_report(config, folder, rows, graph))
+        log.best(len(rows), best)
+        log.codes(model, self.images.valid)
+        took = report.clock(time.monotonic() - self.began)
+        print(f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}, after {took}.")
+        if len(graph) > 1:
+            print(report.graph_text(config, graph))
+        print(f"Report: {folder.report_file}\nNext: python -m tf_ldiaf.evaluate --run_dir={shown(folder.path)}")
 
     def remove_edges(self, model, progress):
         """The edges that are worth their price, and all that was measured of them; `model` is that of the gates.
@@ -219,8 +253,6 @@ class _Run:
         fixed = structure.with_edges(model, model.edges)
         print(f"Edges to measure: {len(fixed.edges)}. Each must be worth {config.edge_cost} nats.", flush=True)
         reading = images.train.readable() if isinstance(images.train, data.Records) else contextlib.nullcontext()
-        num_epochs, steps = self.lengths("structure")
-        with_edges = (num_epochs - epochs_without_edges(num_epochs)) * steps
         at_the_end = progress._replace(epoch=int(progress.rows[-1]["epoch"]), launch=0, counters=[])
         with stopping.deferred() as request, reading:
 
@@ -235,7 +267,7 @@ class _Run:
                 edge_cost=config.edge_cost,
                 history=[structure.Measured(*one) for one in progress.measured],
                 on_measured=keep,
-                num_steps=min(REFIT_STEPS, with_edges),
+                num_steps=self.refit_steps,
                 weight_decay=config.weight_decay,
                 binarization=config.binarization,
                 seed=config.seed,
@@ -267,7 +299,8 @@ class _Run:
         self.folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
         # Not two fits where an epoch has been begun: Keras puts averaged weights in place at the end of each.
         reading = images.train.readable() if isinstance(images.train, data.Records) else contextlib.nullcontext()
-        with stopping.deferred() as request, reading:
+        lines = ProgressLines(progress.phase, progress.rows, self.began, self.epochs_after(progress.phase))
+        with stopping.deferred() as request, reading, lines.bar:
             model.fit(
                 batches,
                 steps_per_epoch=launches,
@@ -275,7 +308,7 @@ class _Run:
                 epochs=num_epochs,
                 validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
                 validation_steps=data.num_evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
-                callbacks=[Recorder(self.folder, config, progress, images, log, request, learned)],
-                verbose=1 if sys.stdout.isatty() else 2,
+                callbacks=[Recorder(self.folder, config, progress, images, log, request, learned), lines],
+                verbose=0,
             )
         return model

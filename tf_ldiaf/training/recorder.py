@@ -113,6 +113,7 @@ class Recorder(keras.callbacks.Callback):
             "temperature": float(self.model.temperature.numpy()),
             "kl_weight": float(self.model.kl_weight.numpy()),
             "images_per_second": self.images_per_second,
+            "seconds": time.monotonic() - self.began,
         }
         self.rows.append(row)
         if self.phase == "structure":

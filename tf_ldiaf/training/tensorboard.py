@@ -6,16 +6,18 @@ import pathlib
 import networkx as nx
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hp
 
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import FileError
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import pictures
-from tf_ldiaf.results.run_folder import replacing
+from tf_ldiaf.results.run_folder import CODES, THUMBNAILS, replacing
 
 _NUM_SAMPLES = 36
 _NUM_RECONSTRUCTIONS = 8
+_NUM_CODES = 1000
 
 
 class TensorBoardLog:
@@ -72,6 +74,26 @@ class TensorBoardLog:
             tf.summary.image("reconstructions", _as_batch(pictures.grid(pairs, columns=_NUM_RECONSTRUCTIONS)))
             if len(graph) > 1:
                 tf.summary.image("latent_graph", pictures.draw_graph(graph)[np.newaxis])
+
+    def best(self, step: int, row: dict) -> None:
+        """The best row of the history, for the HParams page; `step` is the run's last."""
+        with self._writing(self.valid, step + 1):  # a run that goes on from its last step forgets it
+            for name in ("elbo", "reconstruction", "kl"):
+                tf.summary.scalar(f"best/{name}", row[f"val_{name}"])
+
+    def codes(self, model: LDIAF, images: np.ndarray) -> None:
+        """Codes of up to a thousand images, with the images as their thumbnails, for the Projector page."""
+        x = tf.cast(images[:_NUM_CODES], tf.float32)
+        codes = tf.reshape(model.encode(x), [len(x), -1]).numpy()
+        config = projector.ProjectorConfig()
+        embedding = config.embeddings.add(tensor_name="codes", tensor_path=CODES)
+        embedding.sprite.image_path = THUMBNAILS
+        embedding.sprite.single_image_dim.extend(reversed(x.shape[1:]))
+        with _writing(self.folder):
+            folder = self.folder / "validation"
+            np.savetxt(folder / CODES, codes, fmt="%.5g", delimiter="\t")
+            (folder / THUMBNAILS).write_bytes(pictures.as_png(pictures.tiles(x)))
+            projector.visualize_embeddings(str(folder), config)
 
     def flush(self) -> None:
         """All that was said is in the files."""

@@ -1,0 +1,95 @@
+"""Several runs side by side: a table, and their curves in one picture."""
+
+import pathlib
+from collections.abc import Sequence
+
+from tf_ldiaf.errors import ConfigError, FileError
+from tf_ldiaf.results import pictures
+from tf_ldiaf.results.report import clock
+from tf_ldiaf.results.run_folder import RunFolder, best_row
+
+
+def table(folders: Sequence[RunFolder]) -> str:
+    """Settings in which runs differ, and what came out of each, as a Markdown table; a run is a column.
+
+    Raises:
+        ConfigError: the runs are of other images, or of another binarisation: their numbers do not compare.
+        FileError: one is not a run, or has no epoch yet.
+    """
+    _check_comparable(folders)
+    settings = [folder.read_config().to_json() for folder in folders]
+    rows = [("", names(folders))]
+    for name in settings[0]:
+        values = [_shown(setting[name]) for setting in settings]
+        if len(set(values)) > 1:
+            rows.append((name, values))
+    columns = [_results(folder) for folder in folders]
+    rows += [(name, [column[name] for column in columns]) for name in columns[0]]
+    widths = [max(len(row[0]) for row in rows), *(max(len(row[1][i]) for row in rows) for i in range(len(folders)))]
+    head, *lines = [
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip((name, *values), widths, strict=True))} |"
+        for name, values in rows
+    ]
+    return "\n".join([head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines])
+
+
+def histories(folders: Sequence[RunFolder]) -> dict[str, list[dict]]:
+    """The history of each run by its name; errors as of `table`."""
+    _check_comparable(folders)
+    return dict(zip(names(folders), map(_history, folders), strict=True))
+
+
+def names(folders: Sequence[RunFolder]) -> list[str]:
+    """What the runs are called: the ends of their paths, as long as it takes to tell them apart."""
+    parts = [folder.path.resolve().parts for folder in folders]
+    length = 1
+    while len({part[-length:] for part in parts}) < len({*parts}):
+        length += 1
+    return [str(pathlib.Path(*part[-length:])) for part in parts]
+
+
+def _check_comparable(folders):
+    data = [(config.dataset_name, config.binarization) for config in (folder.read_config() for folder in folders)]
+    tests = {folder.read_info().get("test_checksum") for folder in folders} - {None}
+    if len(set(data)) > 1 or len(tests) > 1:
+        found = " and ".join(sorted({f"{name} ({binarization})" for name, binarization in data}))
+        found = found if len(set(data)) > 1 else f"{found} with other test images"
+        raise ConfigError(f"Runs must be of the same images and binarisation to be compared. Received: {found}.")
+
+
+def _history(folder):
+    rows = folder.read_history()
+    if best_row(rows, "final") is None:
+        raise FileError(
+            f"{folder.path} must hold a run whose final phase has begun. Received: one without an epoch of it."
+        )
+    return rows
+
+
+def _results(folder):
+    """What came out of a run, by what it is called."""
+    rows, config = _history(folder), folder.read_config()
+    best = best_row(rows, "final")
+    kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
+    gates = folder.read_gates()
+    probs = gates["epochs"][-1]["probs"] if gates["epochs"] else None
+    graph = pictures.learned_graph(gates["adjacency"], gates.get("edges", []), probs, kl)
+    results = {
+        "best validation ELBO, nats": f"{best['val_elbo']:.2f}",
+        "in epoch": f"{best['epoch']:.0f} of {config.epochs}",
+        "KL, nats": f"{best['val_kl']:.2f}",
+        "edges": " ".join(f"{a}->{b}" for a, b in graph.edges) or "none",
+        "live nodes": f"{len(graph) - len(pictures.dead_nodes(graph))} of {len(graph)}",
+        "time of all epochs": clock(sum(row["seconds"] for row in rows)) if "seconds" in best else "unknown",
+    }
+    metrics = folder.read_metrics() if folder.metrics_file.is_file() else {}
+    for name, key in (("test ELBO, nats", "elbo"), ("test log-likelihood, nats", "log_likelihood")):
+        error = metrics.get(f"test_{key}_stderr")
+        value = f"{metrics[f'test_{key}']:.2f}" if metrics else "not evaluated"
+        value += "" if error is None else f" +- {error:.2f}"
+        results[name] = value + (f" (S = {metrics['num_importance_samples']})" if metrics and "log" in key else "")
+    return results
+
+
+def _shown(value):
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
