@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 # The files that take longest, which begin first: otherwise one of two processes ends with them alone.
-LONGEST = ("distribution", "training", "keras_users", "users_files", "cli", "structure", "own_networks", "docs")
+LONGEST = (
+    "distribution", "training", "keras_users", "users_files", "cli", "structure", "own_networks", "docs",
+    "explorer_page",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

@@ -16,7 +16,7 @@ from tf_ldiaf import Config, cli
 from tf_ldiaf.results.run_folder import RunFolder
 
 REPO = pathlib.Path(__file__).parents[1]
-COMMANDS = ("train", "evaluate", "compare", "export", "sample")
+COMMANDS = ("train", "evaluate", "compare", "export", "sample", "explore")
 SMALL = """
 # a comment
 --method=fc_vae
@@ -119,6 +119,9 @@ def contents(folder):
         ("sample --saved_model=saved --graph=a.svg", "--graph must end in .png or .dot or .json. Received: a.svg."),
         ("sample --saved_model=saved --out=no/a.png", "--out must be in a folder that exists"),
         ("sample --saved_model=saved --num=0 --out=a.png", "num"),
+        ("explore", "--saved_model must be given"),
+        ("explore --saved_model=other", "--saved_model must be a folder with a SavedModel. Received: other."),
+        ("explore --saved_model=saved --port=70000", "port"),
         ("compare", "Two runs or more must be given, as folders. Received: nothing."),
         ("compare run", "Two runs or more must be given, as folders. Received: run."),
         ("compare run other", "--run_dir must be the folder of a run. Received: other"),
@@ -147,9 +150,19 @@ def test_help_comes_without_tensorflow(name, place, no_tensorflow):
     expected = {
         "train": ["--method", "--[no]resume", "--learning_rate"],
         "evaluate": ["--num_importance_samples"], "export": ["--run_dir"], "sample": ["--reconstruct"],
+        "explore": ["--static", "--[no]browser"],
         "compare": ["RUN", "--out"],
     }[name]  # fmt: skip
     assert all(word in done.stdout for word in [*expected, "--flagfile"])
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_an_extra_that_is_missing_is_one_sentence(package, place, no_tensorflow, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{package}'] = None")
+    env = no_tensorflow | {"PYTHONPATH": os.pathsep.join([str(tmp_path), no_tensorflow["PYTHONPATH"]])}
+    done = command("explore", "--saved_model=saved", cwd=place, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f'explore: The explorer needs {package}: pip install "tf_ldiaf[explore]".\n'
 
 
 @pytest.mark.parametrize(
@@ -179,6 +192,8 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_goes_from_training_to_samples_in_another_folder(tmp_path, wheel):
+    page = "tf_ldiaf/explorer/page"
+    assert {file.name for file in (wheel / page).iterdir()} == {file.name for file in (REPO / page).iterdir()}
     (tmp_path / "small.cfg").write_text(SMALL)
     lines = [
         "train --flagfile=small.cfg --run_dir=runs/a --epochs=2",

@@ -29,6 +29,24 @@ def test_a_saved_model_takes_numbers_of_every_type(pixels, counts, served):
     )
     np.testing.assert_allclose(loaded.reconstruct(x, seed)["probs"], model.reconstruct(X, 5)["probs"], atol=1e-5)
     np.testing.assert_allclose(loaded.sample(num, seed)["probs"], model.sample(3, 5)["probs"], atol=1e-5)
+    latents = tf.ones([3, 2, 2], "float64" if pixels == "float64" else "float32")
+    np.testing.assert_allclose(loaded.decode(latents)["probs"], model.decode(latents)["probs"], atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", [[False, True], [[True, False], [False, True], [False, False]]])
+def test_a_saved_model_resamples_like_the_model(keep, served):
+    model, loaded = served
+    z, keep = tf.constant(np.random.default_rng(2).normal(size=(3, 2, 2)), tf.float32), tf.constant(keep)
+    adjacency = tf.cast(loaded.adjacency, tf.bool)
+    np.testing.assert_array_equal(loaded.adjacency, model.gates.adjacency())
+    for edges in (adjacency, ~adjacency):
+        ours = model.resample(z, keep, 7, edges)
+        answers = [loaded.resample(z, keep, edges, seed) for seed in (7, tf.constant(7), tf.constant(7, tf.int64))]
+        answers.append(loaded.signatures["resample"](latents=z, keep=keep, adjacency=edges, seed=tf.constant(7)))
+        for theirs in answers:
+            np.testing.assert_allclose(theirs["latents"], ours["latents"], atol=1e-5)
+            np.testing.assert_allclose(theirs["probs"], ours["probs"], atol=1e-5)
+    assert (ours["latents"].numpy() != model.resample(z, keep, 7)["latents"].numpy()).any()
 
 
 def test_a_saved_model_refuses_what_it_cannot_answer(served):
@@ -45,6 +63,19 @@ def test_a_saved_model_refuses_what_it_cannot_answer(served):
     for x in (X * 255, other(np.nan)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="pixels that are 0 or 1"):
             ask["encode"](images=tf.constant(x))
+    for latents in (tf.fill([1, 2, 2], np.nan), tf.fill([1, 2, 2], np.inf)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="latents must be finite"):
+            ask["decode"](latents=latents)
+
+
+def test_a_model_whose_gates_are_still_learned_is_served(tmp_path):
+    small = {"encoder_units": [8], "decoder_units": [8], "node_units": [8], "flow_units": [8], "context_dim": 2}
+    model = LDIAF(num_nodes=3, node_dim=2, num_flow_steps=1, initial_gate_prob=0.7, **small)
+    model.build((None, 4, 4))
+    model.export(tmp_path / "model")
+    loaded = tf.saved_model.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.adjacency, np.triu(np.ones((3, 3)), 1))
+    np.testing.assert_allclose(loaded.sample(3, 5)["probs"], model.sample(3, 5)["probs"], atol=1e-5)
 
 
 @pytest.mark.parametrize(

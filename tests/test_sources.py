@@ -184,7 +184,7 @@ def test_a_test_folder_without_a_train_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((0, 4, 4), "uint8")}])
 def test_a_file_without_images_cannot_be_reconstructed(npz, arrays):
-    with pytest.raises(DataError, match=r"`reconstruct` must be an \.npz file with images"):
+    with pytest.raises(DataError, match=r"`file` must be an \.npz file with images"):
         data.read_images(npz(**arrays))
 
 

@@ -27,6 +27,10 @@ class FileError(LDIAFError):
     """A run, a SavedModel or another file that cannot be read or written as asked."""
 
 
+class RequestError(LDIAFError):
+    """A question to the explorer that cannot be answered."""
+
+
 class CheckpointError(FileError):
     """A checkpoint that is damaged, or of another model."""
 

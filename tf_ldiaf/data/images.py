@@ -112,15 +112,15 @@ def described(settings: DataSettings, images: TrainingImages | np.ndarray) -> st
     return f"Images of {settings.dataset}: {num}; {' x '.join(map(str, shape[1:]))} pixels, {kind}."
 
 
-def read_images(file: str) -> np.ndarray:
+def read_images(file: str, argument: str = "file") -> np.ndarray:
     """The images of the first array of an .npz file, thresholded at one half: [n, H, W], float32 in {0, 1}.
 
     Raises:
-        DataError: the file is missing or unreadable, or its array does not hold images.
+        DataError: the file is missing or unreadable, or its array does not hold images; it speaks of `argument`.
     """
-    arrays = as_pictures(npz.read_first(as_path(file, "reconstruct"), "`reconstruct`"), "`reconstruct`")
+    arrays = as_pictures(npz.read_first(as_path(file, argument), f"`{argument}`"), f"`{argument}`")
     if not any(len(x) for x in arrays.values()):
-        raise DataError(f"`reconstruct` must be an .npz file with images. Received: {file}, which has none.")
+        raise DataError(f"`{argument}` must be an .npz file with images. Received: {file}, which has none.")
     [images] = arrays.values()
     return threshold(images).astype("float32")
 

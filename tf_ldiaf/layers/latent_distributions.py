@@ -69,12 +69,15 @@ class LatentPrior(_OverNodes):
     def __init__(self, graph, gates: tf.Tensor, name: str = "LatentPrior"):
         super().__init__(graph, gates, dict(locals()), name)
 
-    def from_noise(self, noise: tf.Tensor, seed: typing.Any) -> tf.Tensor:
+    def from_noise(
+        self, noise: tf.Tensor, seed: typing.Any, held: tuple[tf.Tensor, tf.Tensor] | None = None
+    ) -> tf.Tensor:
         """Draws whose normal part is given.
 
         Args:
             noise: [N, S, B, D], standard normal.
             seed: [2], int32, a stateless seed, for what is not normal in it.
+            held: latents [S, B, N, D], and which nodes have them instead of being drawn: [S, B, N], bool.
 
         Returns:
             z: [S, B, N, D].
@@ -83,10 +86,28 @@ class LatentPrior(_OverNodes):
         root = noise[-1] if graph.root is None else graph.root.from_noise(noise[-1], seed)
 
         def visit(n, is_root, loc, scale):
-            return [tf.where(is_root, root, loc + scale * noise[n])]
+            drawn = tf.where(is_root, root, loc + scale * noise[n])
+            if held is None:
+                return [drawn]
+            latents, are_held = held
+            return [tf.where(are_held[:, :, n, tf.newaxis], latents[:, :, n], drawn)]
 
         [z] = graph.descend(tf.shape(noise)[1:3], self._gates, visit, num_parts=1)
         return tf.transpose(z, [1, 2, 0, 3])
+
+    def resampled(self, z: tf.Tensor, keep: tf.Tensor, seed: typing.Any = None) -> tf.Tensor:
+        """Draws in which some nodes keep the latents they have. The others are drawn given their parents.
+
+        Args:
+            z: [n, N, D].
+            keep: [N] or [n, N], bool: which nodes keep theirs. If none does, the draws are those of `sample`.
+            seed: as of `sample`. The noise of a node depends on the seed, the node and the row, and on nothing else.
+
+        Returns:
+            z: [n, N, D].
+        """
+        keep = tf.broadcast_to(keep, tf.shape(z)[:2])
+        return self._drawn(tf.shape(z)[0], seed, (z[tf.newaxis], keep[tf.newaxis]))
 
     def given(self, z: tf.Tensor, noise: tf.Tensor, seed: typing.Any) -> tf.Tensor:
         """Each node drawn given its parents in z, not given each other.
@@ -113,8 +134,11 @@ class LatentPrior(_OverNodes):
         return _with_lead(log_prior(self._graph, nodes, loc, scale), lead)
 
     def _sample_n(self, n, seed=None):
+        return self._drawn(n, seed)
+
+    def _drawn(self, n, seed, held=None):
         seed = stateless_seed(seed)
-        return self.from_noise(self._graph.noise((1, n), seed), tf.random.fold_in(seed, 1))[0]
+        return self.from_noise(self._graph.noise((1, n), seed), tf.random.fold_in(seed, 1), held)[0]
 
     def _batch_shape(self):
         return tf.TensorShape([])

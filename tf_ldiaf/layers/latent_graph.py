@@ -98,9 +98,16 @@ class LatentGraph(Float32Layer):
         own = {name: getattr(self, name) for name in names}
         return super().get_config() | own | {"edges": gates["edges"], "initial_gate_prob": gates["initial_prob"]}
 
-    def prior(self) -> LatentPrior:
-        """p(z): batch shape [], event shape [N, D]."""
-        return LatentPrior(self, self.draw_gates())
+    def prior(self, adjacency: tf.Tensor | None = None) -> LatentPrior:
+        """p(z): batch shape [], event shape [N, D].
+
+        Args:
+            adjacency: [N, N], bool, adjacency[child, parent]: which edges of the graph stay open; None: all.
+        """
+        gates = self.draw_gates()
+        if adjacency is not None:
+            gates *= _by_child(tf.cast(adjacency, tf.float32)[tf.newaxis, tf.newaxis])
+        return LatentPrior(self, gates)
 
     def posterior(self, features: tf.Tensor, gates: tf.Tensor | None = None) -> LatentPosterior:
         """q(z given x): batch shape [B], event shape [N, D].
@@ -128,7 +135,7 @@ class LatentGraph(Float32Layer):
             gates = self.gates.adjacency()[tf.newaxis, tf.newaxis]
         else:
             gates = self.gates.sample(shape, temperature, seed)
-        return tf.transpose(gates[:, :, :, 1:], [2, 0, 1, 3])
+        return _by_child(gates)
 
     def noise(self, shape, seed, first=(0, 0)) -> tf.Tensor:
         """Standard normal draws for all nodes, [N, S, B, D]; `shape` is [S, B], `first` as in `noise.uniform`."""
@@ -178,3 +185,8 @@ class LatentGraph(Float32Layer):
         loop_vars = (num_nodes - 1, none_yet, *arrays)
         _, _, *arrays = tf.while_loop(lambda n, *_: n >= 0, body, loop_vars, maximum_iterations=num_nodes)
         return [array.stack() for array in arrays]
+
+
+def _by_child(gates):
+    """[S, B, N, N] as [N, S, B, N - 1]: without the parent z_1, who is nobody's."""
+    return tf.transpose(gates[:, :, :, 1:], [2, 0, 1, 3])

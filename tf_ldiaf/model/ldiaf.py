@@ -17,9 +17,8 @@ from tf_ldiaf.layers.encoders import make_decoder, make_encoder
 from tf_ldiaf.layers.gates import Gates, edges_of
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
 from tf_ldiaf.layers.latent_graph import LatentGraph
-from tf_ldiaf.model.estimator import importance_weighted
+from tf_ldiaf.model.questions import Questions
 from tf_ldiaf.model.served import ServedModel
-from tf_ldiaf.model.trainer import Trainer
 from tf_ldiaf.probability.bounds import Terms
 from tf_ldiaf.probability.likelihoods import Bernoulli
 from tf_ldiaf.probability.noise import stateless_seed
@@ -28,7 +27,7 @@ tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
-class LDIAF(Trainer):
+class LDIAF(Questions):
     """Variational autoencoder with a learned latent graph and flow posteriors.
 
     p(x given z) is a decoder's Bernoulli for each pixel. p(z) and q(z given x) are those of a `LatentGraph`. All three
@@ -296,103 +295,3 @@ class LDIAF(Trainer):
             raise ValueError(
                 f"{name} needs a model that knows the size of its images. Received: one that saw none yet."
             )
-
-    # What a trained model is used for
-
-    def sample(self, num: int | tf.Tensor, seed: int | tf.Tensor = 0) -> dict[str, tf.Tensor]:
-        """Draws `num` images from the prior; the same seed, a scalar int, gives the same images.
-
-        Returns:
-            probs: [num, ...], means of p(x given z).
-            images: [num, ...], draws of 0 and 1.
-
-        Raises:
-            ValueError: the model was neither fitted, loaded, called nor built; or `num` is an int below 1.
-        """
-        self._check_built("sample")
-        if isinstance(num, int) and num < 1:
-            raise ValueError(f"num must be at least 1. Received: {num}.")
-        noise_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, 2])))
-        return self._pictures(self.prior().sample(tf.cast(num, tf.int32), seed=noise_seed), image_seed)
-
-    def encode(self, x) -> tf.Tensor:
-        """The latent code of each image x [B, ...]: z_T where every Gaussian draw is at its loc, [B, N, D]."""
-        return self.codes_and_innovations(self.features(x))[0]
-
-    def codes_and_innovations(self, features) -> tuple[tf.Tensor, tf.Tensor]:
-        """The codes of `encode`, and what of them the prior did not foresee: code - prior loc given the parents' codes.
-
-        Args:
-            features: [B, F], what `features` returns.
-
-        Returns:
-            codes, innovations: [B, N, D].
-        """
-        drawn = self.graph.posterior(features).from_noise(self.graph.no_noise())
-        return drawn.z[0], drawn.innovation[0]
-
-    def reconstruct(self, x, seed: int | tf.Tensor = 0) -> dict[str, tf.Tensor]:
-        """Each image from one draw of its posterior: `probs` and `images` as in `sample`, [B, ...]."""
-        noise_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, 3])))
-        return self._pictures(self.posterior(x).sample(seed=noise_seed), image_seed)
-
-    def _pictures(self, z, seed):
-        likelihood = self.likelihood(z)
-        return {"probs": likelihood.mean(), "images": likelihood.sample(seed=seed)}
-
-    def log_likelihood(self, x, num_importance_samples=100, seed=0) -> tf.Tensor:
-        """The importance-weighted bound on log p(x), Eq. iw.
-
-        Args:
-            x: [B, ...], images with pixels in {0, 1}.
-            num_importance_samples: S; memory does not grow with it.
-            seed: scalar int.
-
-        Returns:
-            log_likelihood: [B], nats.
-        """
-        return self.bounds(x, num_importance_samples, seed)["log_likelihood"]
-
-    def bounds(self, x, num_importance_samples, seed=0, first_image=0, jit_compile=False) -> dict[str, tf.Tensor]:
-        """Both bounds and the terms of the ELBO, from the same S draws; the encoder runs once.
-
-        Args:
-            x, num_importance_samples, seed: as in `log_likelihood`.
-            first_image: place of the first of `x` among all images, see `noise.uniform`.
-            jit_compile: whether XLA compiles what is computed of each chunk of samples, but not the loop over them.
-
-        Returns:
-            elbo, log_likelihood, reconstruction: [B], nats.
-            kl_per_node: [B, N], nats.
-            innovations: [B, N, D], see `codes_and_innovations`.
-        """
-        features = self.features(x)
-
-        def draw(x, features, first_sample, num):
-            return self.terms(x, features, [seed, 4], num, first=(first_sample, first_image))
-
-        if jit_compile:
-            draw = tf.function(draw, jit_compile=True, autograph=False)
-        found = importance_weighted(
-            lambda first_sample, num: draw(x, features, first_sample, num),
-            num_importance_samples,
-            tf.shape(features)[0],
-            self.num_nodes,
-        )
-        return found | {"innovations": self.codes_and_innovations(features)[1]}
-
-    def compiled_bounds(
-        self, num_importance_samples: int, seed: int = 0, jit_compile: bool = True
-    ) -> tf.types.experimental.PolymorphicFunction:
-        """`bounds` as a compiled function of (x, first_image).
-
-        Args:
-            num_importance_samples, seed: as in `log_likelihood`.
-            jit_compile: whether XLA compiles it, as far as that is faster.
-        """
-        is_whole = self.loops_can_be_compiled
-
-        def bounds(x, first_image=0):
-            return self.bounds(x, num_importance_samples, seed, first_image, jit_compile and not is_whole)
-
-        return tf.function(bounds, jit_compile=jit_compile and is_whole, autograph=False)

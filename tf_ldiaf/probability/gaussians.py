@@ -7,14 +7,14 @@ import tensorflow as tf
 from tf_ldiaf.probability.activations import softplus
 from tf_ldiaf.probability.gradients import custom_gradient
 
-# softplus(_SCALE_OFFSET) = 1: where the weights are small, scales start at 1.
-_SCALE_OFFSET = 0.5413248546129181
-_MIN_SCALE = 1e-3
+# softplus(SCALE_OFFSET) = 1: where the weights are small, scales start at 1.
+SCALE_OFFSET = 0.5413248546129181
+MIN_SCALE = 1e-3
 
 
 def positive(raw_scale: tf.Tensor) -> tf.Tensor:
     """A scale of at least 1e-3, of any real number; 0 gives 1.001."""
-    return softplus(raw_scale + _SCALE_OFFSET) + _MIN_SCALE
+    return softplus(raw_scale + SCALE_OFFSET) + MIN_SCALE
 
 
 def fuse(top_down: tuple[tf.Tensor, tf.Tensor], bottom_up: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

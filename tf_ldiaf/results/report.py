@@ -163,6 +163,7 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
     learned = "learned" if config.learns_gates else "fixed"
     is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
     weights = " (what it is worth in nats)" if is_worth else " (gate probability)" if config.learns_gates else ""
+    n = config.num_nodes
     edges = f"edges from parent to child, {learned}{weights}: {edges_text(graph) or 'none'}.{dead_text(graph)}"
     return f"""# {name}
 
@@ -205,6 +206,14 @@ Only TensorFlow is needed:
 Signatures: `sample(num, seed)`, `encode(images)`, `reconstruct(images, seed)`,
 `log_likelihood(images, num_importance_samples, seed)` in nats; images are float32
 [n, {", ".join(map(str, image_shape))}] of 0 and 1.
+`decode(latents)` gives the `probs` of latents, float32 [n, {n}, {config.node_dim}].
+`resample(latents, keep, adjacency, seed)` keeps the nodes where `keep` is true, and draws the others
+anew, each given its parents. An edge is shut where `adjacency[child, parent]` is false:
+
+    latents = tf.zeros([1, {n}, {config.node_dim}])
+    keep = tf.constant({[node == 0 for node in range(n)]})
+    adjacency = tf.ones([{n}, {n}], tf.bool)
+    model.signatures["resample"](latents=latents, keep=keep, adjacency=adjacency, seed=tf.constant(0))
 """
 
 

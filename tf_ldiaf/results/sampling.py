@@ -1,7 +1,9 @@
 """Pictures and arrays from a SavedModel."""
 
 import json
+import os
 import pathlib
+import typing
 import zipfile
 
 import networkx as nx
@@ -34,10 +36,10 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
     arrays = picture_file.with_suffix(".npz")
     for file in (picture_file, arrays):
         paths.check_free(file, "out")
-    originals = data.read_images(reconstruct)[:num] if reconstruct else np.zeros(0)
+    originals = data.read_images(reconstruct, "reconstruct")[:num] if reconstruct else np.zeros(0)
     if reconstruct and arrays.exists() and arrays.samefile(paths.as_path(reconstruct, "reconstruct")):
         raise FileError(f"`out` must have another name than `reconstruct`. Received: {out} for {reconstruct}.")
-    signatures = _load(saved_model)
+    signatures = load(saved_model, "sample", "reconstruct").signatures
     if reconstruct:
         sizes = signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:]
         x = originals
@@ -64,14 +66,9 @@ def write_graph(saved_model: str, out: str) -> None:
     Raises:
         FileError: the SavedModel has no readable graph.json, or `out` cannot be written.
     """
-    file, out_file = paths.as_path(saved_model, "saved_model") / "graph.json", paths.as_path(out, "graph")
+    out_file = paths.as_path(out, "graph")
     paths.check_free(out_file, "graph")
-    try:
-        graph = nx.node_link_graph(json.loads(file.read_text()), edges="edges")
-        for _, _, weight in graph.edges(data="weight"):
-            float(weight)
-    except Exception as error:  # there is no end of what readers make of a damaged file
-        raise FileError(f"`saved_model` must hold a readable graph.json. Received: {file} ({error}).") from None
+    graph = read_graph(saved_model)
     try:
         graph.graph["made_by"] = paths.MARK
         pictures.save_graph(graph, out_file)
@@ -79,12 +76,38 @@ def write_graph(saved_model: str, out: str) -> None:
         raise FileError(f"`graph` must be a file that can be written. Received: {out} ({error.strerror}).") from None
 
 
-def _load(saved_model):
+def read_graph(saved_model: str | os.PathLike) -> nx.DiGraph:
+    """The latent graph of a SavedModel, a `pictures.latent_graph`.
+
+    Raises:
+        FileError: the SavedModel has no readable graph.json.
+    """
+    file = paths.as_path(saved_model, "saved_model") / "graph.json"
     try:
-        signatures = tf.saved_model.load(paths.as_path(saved_model, "saved_model")).signatures
+        graph = nx.node_link_graph(json.loads(file.read_text()), edges="edges")
+        for _, _, weight in graph.edges(data="weight"):
+            float(weight)
+        return graph
+    except Exception as error:  # there is no end of what readers make of a damaged file
+        raise FileError(f"`saved_model` must hold a readable graph.json. Received: {file} ({error}).") from None
+
+
+def load(saved_model: str | os.PathLike, *questions: str) -> typing.Any:
+    """The SavedModel in a folder.
+
+    Args:
+        saved_model: a folder that `tf_ldiaf.export` or `LDIAF.export` wrote.
+        questions: what it must be able to answer, see `ServedModel`.
+
+    Raises:
+        FileError: it is none, or does not answer one of them.
+    """
+    try:
+        model = tf.saved_model.load(paths.as_path(saved_model, "saved_model"))
+        signatures = model.signatures
     except Exception as error:  # as above
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise FileError(f"`saved_model` must be a SavedModel. Received: {saved_model} ({reason}).") from None
-    if not {"sample", "reconstruct"} <= set(signatures):
+    if not set(questions) <= set(signatures):
         raise FileError(f"`saved_model` must be one that tf_ldiaf.export wrote. Received: {saved_model}.")
-    return signatures
+    return model

@@ -1,0 +1,45 @@
+"""python -m tf_ldiaf.explore: a page on which one looks into a SavedModel."""
+
+import importlib.util
+
+from absl import flags
+
+from tf_ldiaf import cli
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.paths import as_path
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("saved_model", "", "A folder that tf_ldiaf.export wrote.", FLAGS)
+flags.DEFINE_string("images", "", "An .npz file; its first array holds images to pick from (default: samples).", FLAGS)
+flags.DEFINE_integer("port", 0, "The port of this machine that the page is at (0: any that is free).", 0, 65535, FLAGS)
+flags.DEFINE_bool("browser", True, "Open the page in the browser.", FLAGS)
+flags.DEFINE_string(
+    "static", "", "Write the page with the model inside to this folder instead; it then needs no server.", FLAGS
+)
+
+
+def main() -> None:
+    """Starts the page, or writes it."""
+    cli.required(FLAGS, "saved_model")
+    if not (as_path(FLAGS.saved_model, "saved_model") / "saved_model.pb").is_file():
+        raise ConfigError(f"--saved_model must be a folder with a SavedModel. Received: {FLAGS.saved_model}.")
+    for package in ("starlette", "uvicorn") if not FLAGS.static else ():
+        if importlib.util.find_spec(package) is None:  # before TensorFlow is imported
+            raise ConfigError(f'The explorer needs {package}: pip install "tf_ldiaf[explore]".')
+    with cli.quiet_tensorflow():
+        from tf_ldiaf import data
+        from tf_ldiaf.explorer.answers import Explorer
+    explorer = Explorer(FLAGS.saved_model, data.read_images(FLAGS.images, "images") if FLAGS.images else None)
+    if FLAGS.static:
+        from tf_ldiaf.explorer import static
+
+        static.write(explorer, FLAGS.static)
+        print(f"Page: {as_path(FLAGS.static, 'static') / 'index.html'}")
+    else:
+        from tf_ldiaf.explorer import server
+
+        server.serve(explorer, FLAGS.port, FLAGS.browser)
+
+
+if __name__ == "__main__":
+    cli.run(main, "Opens a page in the browser on which one looks into a SavedModel.", FLAGS)

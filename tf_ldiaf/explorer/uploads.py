@@ -1,0 +1,61 @@
+"""A file that somebody brings, as images for the model."""
+
+import io
+import pathlib
+import tempfile
+
+import numpy as np
+from PIL import Image
+
+from tf_ldiaf import data
+from tf_ldiaf.errors import DataError, RequestError
+from tf_ldiaf.explorer.asked import MOST_AT_ONCE
+
+_MOST_PIXELS = 20_000_000
+
+
+def images_of(file: bytes, image_shape: tuple[int, int]) -> np.ndarray:
+    """Images [n, H, W] of 0 and 1, at most 64, of a picture file or an .npz file.
+
+    A picture is scaled to the model's size, and its pixels are thresholded at one half. Ink is 1: in a picture that is
+    mostly light, the dark pixels. Of an .npz file the first array is taken, as `data.read_images` reads it.
+
+    Args:
+        file: its content.
+        image_shape: (H, W).
+
+    Raises:
+        RequestError: it is neither, or its images have another size.
+    """
+    return _of_npz(file, image_shape) if file.startswith(b"PK") else _of_picture(file, image_shape)
+
+
+def _of_npz(file, image_shape):
+    with tempfile.TemporaryDirectory() as place:
+        path = pathlib.Path(place) / "the upload"
+        path.write_bytes(file)
+        try:
+            found = data.read_images(str(path))[:MOST_AT_ONCE]
+        except DataError as error:
+            raise RequestError(str(error).replace(str(path), path.name)) from None
+    if found.shape[1:] != image_shape:
+        raise RequestError(f"`file` must hold images of {image_shape}. Received: {found.shape[1:]}.")
+    return found
+
+
+def _of_picture(file, image_shape):
+    try:
+        with Image.open(io.BytesIO(file)) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise RequestError(
+                    f"`file` must have at most {_MOST_PIXELS:,} pixels. Received: {picture.width} x {picture.height}."
+                )
+            on_paper = Image.new("RGBA", picture.size, "white")
+            on_paper.alpha_composite(picture.convert("RGBA"))
+            scaled = on_paper.convert("L").resize(image_shape[::-1], Image.Resampling.BOX)
+    except RequestError:
+        raise
+    except Exception as error:  # there is no end of what readers make of a damaged file
+        raise RequestError(f"`file` must be a picture or an .npz file of images. Received: {error}.") from None
+    light = np.asarray(scaled) > 127
+    return (light if light.mean() <= 0.5 else ~light).astype("float32")[np.newaxis]
