@@ -35,7 +35,7 @@ lint: .venv/installed
 # The pages of docs/ as a site, build/site/index.html. A warning is an error. (The variable leaves out what the theme
 # says of its successor.)
 docs: .venv/docs-installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Look at build/site/index.html, or call make docs-serve"
 
 # The same at a local address, built anew whenever a page changes.
