@@ -32,10 +32,11 @@ lint: .venv/installed
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# The pages of docs/ as a site, build/site/index.html. A warning is an error. (The variable leaves out what the theme
-# says of its successor.)
+# The pages of docs/ as a site, build/site/index.html, with the shipped model's explorer. A warning is an error. (The
+# variable leaves out what the theme says of its successor.)
 docs: .venv/docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m tf_ldiaf.explore --saved_model=saved_models/mnist_ldiaf --static=build/site/explorer/page
 	@echo "Look at build/site/index.html, or call make docs-serve"
 
 # The same at a local address, built anew whenever a page changes.
