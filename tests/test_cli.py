@@ -165,6 +165,25 @@ def test_an_extra_that_is_missing_is_one_sentence(package, place, no_tensorflow,
     assert done.stderr == f'explore: The explorer needs {package}: pip install "tf_ldiaf[explore]".\n'
 
 
+def test_the_commands_are_those_of_one_program_too(place, no_tensorflow):
+    def told(*arguments):
+        program = f"import sys; sys.argv = {['bin/tf-ldiaf', *arguments]}; from tf_ldiaf.__main__ import main; main()"
+        line = [sys.executable, "-c", program]
+        done = subprocess.run(line, cwd=place, env=no_tensorflow, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, errors = told("train", "--help")
+    assert (code, errors) == (0, "")
+    assert "--learning_rate" in out
+    code, out, errors = told("evaluate", "--run_dir=other")
+    assert (code, out) == (2, "")
+    assert errors.startswith("evaluate: --run_dir must be the folder of a run. Received: other")
+    code, out, errors = told("trian")
+    assert (code, out, errors.count("\n")) == (2, "", 1)
+    assert "must be one of train, evaluate, compare, export, sample, explore. Received: trian." in errors
+    assert all(f"tf_ldiaf.{name} " in told()[1] for name in COMMANDS)
+
+
 @pytest.mark.parametrize(
     "order", ["--flagfile={0} {1}", "{1} --flagfile={0}", "--flagfile {0} {1}", "{1} -flagfile={0}"]
 )

@@ -40,6 +40,14 @@ def assert_equal(model, other):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.fixture(scope="module")
+def fitted():
+    """A model after an epoch of X; no test changes it."""
+    model = make()
+    model.fit(X, batch_size=8, verbose=0)
+    return model
+
+
 def test_history_has_the_loss_of_training_and_validation():
     history = make().fit(X, epochs=2, batch_size=8, validation_split=0.25, verbose=0).history
     for prefix in ("", "val_"):
@@ -72,11 +80,10 @@ def test_prediction_is_the_code_of_each_image():
         lambda x: (x.astype("int64"),),
     ],
 )
-def test_labels_and_types_of_numbers_change_nothing(give):
-    ours, theirs = make(), make()
-    ours.fit(*give(X), batch_size=8, verbose=0)
-    theirs.fit(X, batch_size=8, verbose=0)
-    assert_equal(ours, theirs)
+def test_labels_and_types_of_numbers_change_nothing(give, fitted):
+    model = make()
+    model.fit(*give(X), batch_size=8, verbose=0)
+    assert_equal(model, fitted)
 
 
 def test_batches_with_labels_and_batches_with_names_are_taken():
@@ -224,18 +231,22 @@ def test_a_training_that_diverges_is_an_error_and_leaves_weights_that_are_number
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
-def test_eager_steps_are_those_of_a_graph():
-    ours, theirs = make(run_eagerly=True), make()
-    for model in (ours, theirs):
-        model.fit(X, batch_size=8, verbose=0)
-    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+def test_eager_steps_are_those_of_a_graph(fitted):
+    model = make(run_eagerly=True)
+    model.fit(X, batch_size=8, verbose=0)
+    for a, b in zip(model.get_weights(), fitted.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def convolutional():
+    model = make(channels=[2, 3])
+    model.fit(X, batch_size=8, verbose=0)
+    return model
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
-def test_keras_s_number_types_change_nothing(policy):
-    theirs = make(channels=[2, 3])
-    theirs.fit(X, batch_size=8, verbose=0)
+def test_keras_s_number_types_change_nothing(policy, convolutional):
     keras.config.set_dtype_policy(policy)
     keras.config.set_floatx("float64")
     try:
@@ -244,7 +255,7 @@ def test_keras_s_number_types_change_nothing(policy):
     finally:
         keras.config.set_dtype_policy("float32")
         keras.config.set_floatx("float32")
-    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+    for a, b in zip(ours.get_weights(), convolutional.get_weights(), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, atol=1e-5)  # the optimizer's learning rate is rounded otherwise
     with pytest.raises(ValueError, match=r"dtype must be float32\. Received: mixed_float16"):

@@ -108,9 +108,9 @@ def test_clock(seconds, text):
 def runs(tmp_path):
     """Makes a run with these settings, in which a gate was learned, and which was or was not evaluated."""
 
-    def make(name, metrics=None, **settings):
+    def make(name, metrics=None, method="ldiaf", **settings):
         folder = RunFolder(tmp_path / name)
-        folder.create(Config(method="ldiaf", num_nodes=2, structure_epochs=1, **settings))
+        folder.create(Config(method=method, num_nodes=2, structure_epochs=1, **settings))
         rows = [ROW | {"phase": phase, "epoch": 1, "seconds": 40.0} for phase in ("structure", "final")]
         folder.write_history(rows)
         edge = {"parent": 2, "child": 1, "kept": True, "nats": 1.0, "stderr": 0.1}
@@ -141,6 +141,14 @@ def test_runs_side_by_side_show_what_differs_and_what_came_out(runs):
     assert found["live nodes"] == ["1 of 2", "1 of 2"]
     assert found["time of all epochs"] == ["1:20", "1:20"]
     assert len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_a_setting_that_a_method_has_no_use_for_is_a_dash(runs):
+    table = comparison.table([runs("a", method="graph_vae"), runs("b", flow_units=(8, 8))])
+    found = {name.strip(): [value.strip() for value in values] for name, *values in
+             (line.strip("|").split("|") for line in table.splitlines())}  # fmt: skip
+    assert found["flow_units"] == ["-", "8,8"]
+    assert found["method"] == ["graph_vae", "ldiaf"]
 
 
 def test_runs_of_other_images_do_not_compare(runs):

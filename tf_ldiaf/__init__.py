@@ -14,6 +14,7 @@ Signs: `elbo` is maximised; the loss is minus its mean.
 """
 
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# `python -m tf_ldiaf.train` imports the package first, and is known as "-m" meanwhile. It imports TensorFlow itself, as
-# soon as its flags are known to be right.
-if not (sys.argv[:1] == ["-m"] and any("tf_ldiaf" in argument for argument in sys.orig_argv)):
+# A command imports the package first, and TensorFlow itself as soon as its flags are known to be right. `python -m
+# tf_ldiaf.train` is known as "-m" meanwhile.
+_program = os.path.basename((sys.argv or [""])[0])
+if not (_program.startswith("tf-ldiaf") or (_program == "-m" and any("tf_ldiaf" in part for part in sys.orig_argv))):
     import keras
 
     if keras.backend.backend() != "tensorflow":

@@ -19,8 +19,8 @@ def table(folders: Sequence[RunFolder]) -> str:
     _check_comparable(folders)
     settings = [folder.read_config().to_json() for folder in folders]
     rows = [("", names(folders))]
-    for name in settings[0]:
-        values = [_shown(setting[name]) for setting in settings]
+    for name in dict.fromkeys(name for setting in settings for name in setting):
+        values = [_shown(setting.get(name, "-")) for setting in settings]  # a method may have no use for it
         if len(set(values)) > 1:
             rows.append((name, values))
     columns = [_results(folder) for folder in folders]
