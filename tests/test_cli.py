@@ -124,7 +124,11 @@ def contents(folder):
         ("explore --saved_model=saved --port=70000", "port"),
         ("compare", "Two runs or more must be given, as folders. Received: nothing."),
         ("compare run", "Two runs or more must be given, as folders. Received: run."),
-        ("compare run other", "--run_dir must be the folder of a run. Received: other"),
+        ("compare run other", "RUN must be the folder of a run. Received: other."),
+        (
+            "compare run run --out=run/curves.png",
+            "--out must not lie in the folder of a run. Received: run/curves.png.",
+        ),
         ("compare run run --out=c.jpg", "--out must end in .png. Received: c.jpg."),
         ("train --flagfile=binary.cfg", "binary.cfg"),
         (f"train --run_dir={'r' * 300}", "--run_dir"),

@@ -1,14 +1,17 @@
 """The explorer's answers and its server, against the model that it explores."""
 
+import asyncio
 import concurrent.futures
 import io
 import json
 import shutil
 import socket
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -189,17 +192,25 @@ def test_files_of_images_are_brought(client, x):
     assert np.shape(many) == (64, *SHAPE)
 
 
+BUFFER = io.BytesIO()
+with zipfile.ZipFile(BUFFER, "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("x.npy", bytes(100_000_001))
+LARGE_NPZ = BUFFER.getvalue()  # 97 kB
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "file must be a picture or an .npz file of images. Received: "),
+        (b"", "file must be a picture (PNG, JPEG, GIF, BMP, WEBP, TIFF) or an .npz file of images. Received: another"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "or an .npz file of images. Received: another file."),
         (b"PK\3\4", "file must be a readable .npz file of numbers. Received: the upload"),
         (as_npz(np.zeros((2, 5, 5), "uint8")), "file must hold images of (8, 6). Received: (5, 5)."),
         (as_npz(np.array(["a"])), "file must hold images"),
-        (as_png(np.zeros((9, 9), "uint8"))[:45], "file must be a picture"),
+        (as_png(np.zeros((9, 9), "uint8"))[:45], "file must be a readable picture"),
+        (LARGE_NPZ, "file must unpack to at most 100,000,000 bytes. Received: 100,000,"),
         (as_png(np.zeros((5000, 5000), "uint8"), "1"), "at most 20,000,000 pixels. Received: 5000 x 5000"),
     ],
-    ids=["nothing", "broken npz", "size", "text", "broken png", "large"],
+    ids=["nothing", "eps", "broken npz", "size", "text", "broken png", "large npz", "large"],
 )  # fmt: skip
 def test_a_file_that_holds_no_images_is_one_sentence(client, content, words):
     answer = client.post("/api/read", content=content)
@@ -273,6 +284,11 @@ def test_what_is_too_large_or_elsewhere_is_one_sentence(client):
         assert wrong.status_code in (404, 405)
         assert set(wrong.json()) == {"error"}
     assert client.get("/", headers={"host": "elsewhere.org"}).status_code == 400
+    ours = str(client.base_url).rstrip("/")
+    for origin, code in ((ours, 200), ("http://elsewhere.org", 403), ("null", 403)):
+        answer = client.post("/api/sample", json={"num": 1, "seed": 0}, headers={"origin": origin})
+        assert answer.status_code == code
+    assert answer.json()["error"] == "A request must come from this page. Received: one from null."
 
 
 def test_the_page_and_its_parts_are_served(client):
@@ -292,6 +308,22 @@ def test_what_cannot_be_explored_is_one_sentence(explorer, folder, tmp_path, x):
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"`port` must be one that is free\. Received: {port} \("):
             server.serve(explorer, port, browser=False)
+
+
+def test_a_notebook_s_loop_does_not_keep_the_page_from_being_served(explorer, monkeypatch):
+    asked = []
+
+    def run(server, sockets):
+        asked.append(asyncio.run(asyncio.sleep(0, "served")))  # fails in a thread whose loop runs
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+
+    async def notebook():
+        server.serve(explorer, browser=False)
+
+    asyncio.run(notebook())
+    server.serve(explorer, browser=False)
+    assert asked == ["served", "served"]
 
 
 # Without a server

@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from tf_ldiaf import Config
+from tf_ldiaf import Config, cli, compare
 from tf_ldiaf.errors import ConfigError, FileError
 from tf_ldiaf.results import comparison, pictures
 from tf_ldiaf.results.report import clock
@@ -89,8 +89,8 @@ def test_a_terminal_gets_every_line_and_its_cursor_back(now, monkeypatch):
     trained(now, epochs=20, seconds=0.3)
     shown = screen.getvalue()
     assert len(re.findall(r"final +\d+/20 +-1,234.57", shown)) == 20
-    hidden, back = shown.rfind("\x1b[?25l"), shown.rfind("\x1b[?25h")
-    assert 0 <= hidden < back
+    hidden, back = shown.rfind("\x1b[?25l"), shown.find("\x1b[?25h")
+    assert hidden < back < shown.find("final ")  # from the first line on
 
 
 def test_a_log_has_no_control_characters_even_if_colours_are_forced(now, monkeypatch, capsys):
@@ -140,6 +140,7 @@ def test_runs_side_by_side_show_what_differs_and_what_came_out(runs):
     assert found["edges"] == ["z2->z1", "z2->z1"]
     assert found["live nodes"] == ["1 of 2", "1 of 2"]
     assert found["time of all epochs"] == ["1:20", "1:20"]
+    assert found["epochs trained"] == ["1 of 200 (not finished)"] * 2
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
@@ -169,7 +170,35 @@ def test_a_run_without_an_epoch_of_the_final_phase_is_one_sentence(runs):
 def test_runs_are_called_by_as_much_of_their_paths_as_tells_them_apart(tmp_path):
     folders = [RunFolder(tmp_path / name) for name in ("x/run", "y/run")]
     assert comparison.names(folders) == ["x/run", "y/run"]
-    assert comparison.names([*folders[:1], *folders[:1]]) == ["run", "run"]
+
+
+def test_a_run_twice_or_one_with_damaged_files_is_one_sentence(runs):
+    folder, other = runs("a", METRICS), runs("b")
+    with pytest.raises(ConfigError, match="Runs must be different"):
+        comparison.table([folder, folder])
+    for file, content in (
+        (folder.metrics_file, "[1]"), (folder.metrics_file, '{"test_elbo": 1}'), (folder.gates_file, '{"epochs": []}'),
+    ):  # fmt: skip
+        kept = file.read_text()
+        file.write_text(content)
+        with pytest.raises(FileError, match="must be what a run wrote"):
+            comparison.table([folder, other])
+        file.write_text(kept)
+
+
+def test_runs_that_may_have_other_validation_images_are_told(runs):
+    assert "other validation images" in comparison.table([runs("a"), runs("b", seed=1)])
+    assert "other validation images" not in comparison.table([runs("c"), runs("d", epochs=3)])
+
+
+def test_the_command_draws_the_curves_and_leaves_a_run_s_own_alone(runs, tmp_path, monkeypatch, capsys):
+    folders = runs("a"), runs("b")
+    line = ["compare", *(str(folder.path) for folder in folders), f"--out={tmp_path / 'c.png'}"]
+    monkeypatch.setattr(sys, "argv", line)
+    cli.run(compare.main, "", compare.FLAGS, others=True)
+    assert "| best validation ELBO, nats" in capsys.readouterr().out
+    expected = pictures.draw_histories(comparison.histories(folders))
+    assert (tmp_path / "c.png").read_bytes() == pictures.as_png(expected)
 
 
 def test_curves_of_two_runs_are_in_one_picture(runs):

@@ -4,11 +4,12 @@ import json
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
 from tf_ldiaf import Config
 from tf_ldiaf.errors import FileError
-from tf_ldiaf.results import run_folder
+from tf_ldiaf.results import pictures, run_folder
 from tf_ldiaf.results.run_folder import RunFolder
 
 
@@ -77,6 +78,18 @@ def test_a_lock_leaves_no_empty_folder(tmp_path):
     with RunFolder(tmp_path / "new").locked():
         assert (tmp_path / "new").is_dir()
     assert not (tmp_path / "new").exists()
+
+
+def test_a_picture_of_the_user_s_under_a_report_s_name_is_not_replaced(folder):
+    folder.check_pictures()
+    folder.samples_file.write_bytes(pictures.as_png(np.zeros((2, 2), "uint8")))
+    folder.check_pictures()
+    folder.check_new(overwrite=True)
+    folder.graph_file.write_bytes(b"mine")
+    with pytest.raises(FileError, match=r"must leave the name graph\.png to the report"):
+        folder.check_pictures()
+    with pytest.raises(FileError, match=r"which holds graph\.png too"):
+        folder.check_new(overwrite=True)
 
 
 def test_a_killed_overwrite_leaves_a_run_until_the_end(folder, monkeypatch):

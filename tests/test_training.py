@@ -293,6 +293,14 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one_to_the_bit(moments, config
         assert sorted(shown(folder.tensorboard / part)) == sorted(shown(run.tensorboard / part))
 
 
+def test_a_run_of_an_earlier_version_is_not_resumed(run, monkeypatch):
+    path, progress = checkpoints.read(run)
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in progress.rows]
+    monkeypatch.setattr(checkpoints, "read", lambda *_, **__: (path, progress._replace(rows=rows)))
+    with pytest.raises(CheckpointError, match="must be resumed with the version that began it"):
+        train(run)
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_again(stopped, tmp_path):
     folder = RunFolder(tmp_path / "killed")
     folder.create(stopped.read_config())

@@ -9,7 +9,7 @@ _COMMANDS = {
     "compare": "several runs side by side",
     "export": "writes a run's best weights as a SavedModel",
     "sample": "samples, reconstructions and the latent graph of a SavedModel",
-    "explore": "opens a page in the browser on which one looks into a SavedModel",
+    "explore": "opens a page in the browser that shows what is in a SavedModel",
 }
 
 

@@ -38,7 +38,7 @@ def run(main: Callable[..., None], description: str, flag_values: flags.FlagValu
     Args:
         main: the command; it reads `flag_values`.
         description: the help's first lines.
-        others: whether the command takes more than flags: `main` is then called with it.
+        others: whether arguments that are not flags are allowed. They are passed to `main`.
         flag_values: the command's flags. They are its own, so that a notebook may run several commands, and one twice.
     """
     command = os.path.splitext(os.path.basename(sys.argv[0]))[0]

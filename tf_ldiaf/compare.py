@@ -18,13 +18,18 @@ def main(*runs: str) -> None:
     cli.check_output(FLAGS, "out", (".png",))
     folders = [RunFolder(run) for run in runs]
     for folder in folders:
-        folder.read_config()  # a folder that is not a run is refused before TensorFlow is imported
+        if not folder.holds_run:
+            raise ConfigError(f"RUN must be the folder of a run. Received: {folder.path}.")
+        folder.read_config()  # what is wrong is said before TensorFlow is imported
+    file = paths.as_path(FLAGS.out, "out") if FLAGS.out else None
+    if file is not None:
+        paths.check_free(file, "out")
+        if RunFolder(file.absolute().parent).holds_run:
+            raise ConfigError(f"--out must not lie in the folder of a run. Received: {FLAGS.out}.")
     with cli.quiet_tensorflow():
         from tf_ldiaf.results import comparison, pictures
     print(comparison.table(folders))
-    if FLAGS.out:
-        file = paths.as_path(FLAGS.out, "out")
-        paths.check_free(file, "out")
+    if file is not None:
         try:
             file.write_bytes(pictures.as_png(pictures.draw_histories(comparison.histories(folders))))
         except OSError as error:

@@ -10,11 +10,13 @@ from tf_ldiaf.paths import as_path
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("saved_model", "", "A folder that tf_ldiaf.export wrote.", FLAGS)
-flags.DEFINE_string("images", "", "An .npz file; its first array holds images to pick from (default: samples).", FLAGS)
+flags.DEFINE_string(
+    "images", "", "An .npz file; the first 24 images of its first array are to pick from (default: samples).", FLAGS
+)
 flags.DEFINE_integer("port", 0, "The port of this machine that the page is at (0: any that is free).", 0, 65535, FLAGS)
 flags.DEFINE_bool("browser", True, "Open the page in the browser.", FLAGS)
 flags.DEFINE_string(
-    "static", "", "Write the page with the model inside to this folder instead; it then needs no server.", FLAGS
+    "static", "", "Write the page with the model inside to this folder instead; the page then needs no server.", FLAGS
 )
 
 
@@ -42,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "Opens a page in the browser on which one looks into a SavedModel.", FLAGS)
+    cli.run(main, "Opens a page in the browser that shows what is in a SavedModel.", FLAGS)

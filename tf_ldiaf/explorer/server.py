@@ -1,10 +1,12 @@
 """The page's server: an explorer's answers as JSON, on this machine only."""
 
+import asyncio
 import inspect
 import json
 import pathlib
 import socket
 import threading
+import urllib.parse
 import webbrowser
 from collections.abc import Callable
 
@@ -54,7 +56,22 @@ def serve(explorer: Explorer, port: int = 0, browser: bool = True) -> None:
         if browser:
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
         config = uvicorn.Config(make_app(explorer), log_level="warning", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run(sockets=[listening])
+        _run(uvicorn.Server(config), [listening])
+
+
+def _run(server, sockets):
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        server.run(sockets)
+        return
+    # A notebook has a loop of its own that runs.
+    thread = threading.Thread(target=server.run, args=[sockets])
+    thread.start()
+    try:
+        thread.join()
+    finally:
+        server.should_exit = True
 
 
 def make_app(explorer: Explorer) -> Starlette:
@@ -80,7 +97,7 @@ def make_app(explorer: Explorer) -> Starlette:
             *(Route(f"/api/{ask.__name__}", _endpoint(ask), methods=["POST"]) for ask in questions),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
-        # Another site that is open in the same browser cannot reach the server under a name of its own.
+        # Another site that is open in the same browser cannot reach the server under a name of its own, nor by `_body`.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[_HOST, "localhost"])],
         exception_handlers={LDIAFError: _refuse, HTTPException: _refuse},
     )
@@ -101,6 +118,9 @@ def _answer(answer):
 
 
 async def _body(request):
+    origin = request.headers.get("origin")
+    if origin is not None and urllib.parse.urlsplit(origin).netloc != request.headers.get("host"):
+        raise HTTPException(403, f"A request must come from this page. Received: one from {origin}.")
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

@@ -3,15 +3,18 @@
 import io
 import pathlib
 import tempfile
+import zipfile
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tf_ldiaf import data
 from tf_ldiaf.errors import DataError, RequestError
 from tf_ldiaf.explorer.asked import MOST_AT_ONCE
 
 _MOST_PIXELS = 20_000_000
+_MOST_UNPACKED = 100_000_000  # bytes
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")  # Pillow knows more, and starts other programs for some
 
 
 def images_of(file: bytes, image_shape: tuple[int, int]) -> np.ndarray:
@@ -31,6 +34,12 @@ def images_of(file: bytes, image_shape: tuple[int, int]) -> np.ndarray:
 
 
 def _of_npz(file, image_shape):
+    try:
+        unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(file)).infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        unpacked = 0  # the reader says what is wrong
+    if unpacked > _MOST_UNPACKED:
+        raise RequestError(f"`file` must unpack to at most {_MOST_UNPACKED:,} bytes. Received: {unpacked:,}.")
     with tempfile.TemporaryDirectory() as place:
         path = pathlib.Path(place) / "the upload"
         path.write_bytes(file)
@@ -45,17 +54,22 @@ def _of_npz(file, image_shape):
 
 def _of_picture(file, image_shape):
     try:
-        with Image.open(io.BytesIO(file)) as picture:
+        with Image.open(io.BytesIO(file), formats=_FORMATS) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise RequestError(
                     f"`file` must have at most {_MOST_PIXELS:,} pixels. Received: {picture.width} x {picture.height}."
                 )
-            on_paper = Image.new("RGBA", picture.size, "white")
-            on_paper.alpha_composite(picture.convert("RGBA"))
+            upright = ImageOps.exif_transpose(picture).convert("RGBA")
+            on_paper = Image.new("RGBA", upright.size, "white")
+            on_paper.alpha_composite(upright)
             scaled = on_paper.convert("L").resize(image_shape[::-1], Image.Resampling.BOX)
     except RequestError:
         raise
+    except UnidentifiedImageError:
+        raise RequestError(
+            f"`file` must be a picture ({', '.join(_FORMATS)}) or an .npz file of images. Received: another file."
+        ) from None
     except Exception as error:  # there is no end of what readers make of a damaged file
-        raise RequestError(f"`file` must be a picture or an .npz file of images. Received: {error}.") from None
+        raise RequestError(f"`file` must be a readable picture. Received: {error}.") from None
     light = np.asarray(scaled) > 127
     return (light if light.mean() <= 0.5 else ~light).astype("float32")[np.newaxis]

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from tf_ldiaf.errors import ConfigError, FileError
 from tf_ldiaf.results import pictures
 from tf_ldiaf.results.report import clock
-from tf_ldiaf.results.run_folder import RunFolder, best_row
+from tf_ldiaf.results.run_folder import RunFolder, as_written, best_row
 
 
 def table(folders: Sequence[RunFolder]) -> str:
     """Settings in which runs differ, and what came out of each, as a Markdown table; a run is a column.
 
     Raises:
-        ConfigError: the runs are of other images, or of another binarisation: their numbers do not compare.
+        ConfigError: the runs are of other images or another binarisation, so that their numbers do not compare; or one
+            is given twice.
         FileError: one is not a run, or has no epoch yet.
     """
     _check_comparable(folders)
@@ -30,7 +31,10 @@ def table(folders: Sequence[RunFolder]) -> str:
         f"| {' | '.join(cell.ljust(width) for cell, width in zip((name, *values), widths, strict=True))} |"
         for name, values in rows
     ]
-    return "\n".join([head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines])
+    lines = [head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines]
+    if any(len({setting.get(name) for setting in settings}) > 1 for name in ("seed", "validation_fraction")):
+        lines += ["", "These runs may have other validation images: they depend on `seed` and `validation_fraction`."]
+    return "\n".join(lines)
 
 
 def histories(folders: Sequence[RunFolder]) -> dict[str, list[dict]]:
@@ -49,6 +53,8 @@ def names(folders: Sequence[RunFolder]) -> list[str]:
 
 
 def _check_comparable(folders):
+    if len({folder.path.resolve() for folder in folders}) < len(folders):
+        raise ConfigError(f"Runs must be different. Received: {' '.join(str(folder.path) for folder in folders)}.")
     data = [(config.dataset_name, config.binarization) for config in (folder.read_config() for folder in folders)]
     tests = {folder.read_info().get("test_checksum") for folder in folders} - {None}
     if len(set(data)) > 1 or len(tests) > 1:
@@ -70,24 +76,30 @@ def _results(folder):
     """What came out of a run, by what it is called."""
     rows, config = _history(folder), folder.read_config()
     best = best_row(rows, "final")
-    kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
-    gates = folder.read_gates()
-    probs = gates["epochs"][-1]["probs"] if gates["epochs"] else None
-    graph = pictures.learned_graph(gates["adjacency"], gates.get("edges", []), probs, kl)
+    with as_written(folder.history_file):
+        kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
+        in_all = best["val_kl"]
+    with as_written(folder.gates_file):
+        gates = folder.read_gates()
+        probs = gates["epochs"][-1]["probs"] if gates["epochs"] else None
+        graph = pictures.learned_graph(gates["adjacency"], gates.get("edges", []), probs, kl)
+    finished = "" if folder.report_file.is_file() else " (not finished)"
     results = {
         "best validation ELBO, nats": f"{best['val_elbo']:.2f}",
-        "in epoch": f"{best['epoch']:.0f} of {config.epochs}",
-        "KL, nats": f"{best['val_kl']:.2f}",
+        "in epoch": f"{best['epoch']:.0f}",
+        "epochs trained": f"{rows[-1]['epoch']:.0f} of {config.epochs}{finished}",
+        "KL, nats": f"{in_all:.2f}",
         "edges": " ".join(f"{a}->{b}" for a, b in graph.edges) or "none",
         "live nodes": f"{len(graph) - len(pictures.dead_nodes(graph))} of {len(graph)}",
         "time of all epochs": clock(sum(row["seconds"] for row in rows)) if "seconds" in best else "unknown",
     }
     metrics = folder.read_metrics() if folder.metrics_file.is_file() else {}
-    for name, key in (("test ELBO, nats", "elbo"), ("test log-likelihood, nats", "log_likelihood")):
-        error = metrics.get(f"test_{key}_stderr")
-        value = f"{metrics[f'test_{key}']:.2f}" if metrics else "not evaluated"
-        value += "" if error is None else f" +- {error:.2f}"
-        results[name] = value + (f" (S = {metrics['num_importance_samples']})" if metrics and "log" in key else "")
+    with as_written(folder.metrics_file):
+        for name, key in (("test ELBO, nats", "elbo"), ("test log-likelihood, nats", "log_likelihood")):
+            error = metrics.get(f"test_{key}_stderr")
+            value = f"{metrics[f'test_{key}']:.2f}" if metrics else "not evaluated"
+            value += "" if error is None else f" +- {error:.2f}"
+            results[name] = value + (f" (S = {metrics['num_importance_samples']})" if metrics and "log" in key else "")
     return results
 
 

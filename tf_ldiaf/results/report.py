@@ -35,7 +35,7 @@ def graph_text(config: Config, graph: nx.DiGraph) -> str:
     if not num:
         return f"Learned graph: none of {possible} possible edges.{dead_text(graph)}"
     is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
-    about = ", and what they are worth on validation images" if is_worth else ""
+    about = ", and what they are worth on validation images" if is_worth else ", and gate probabilities"
     return (
         f"Learned graph, {num} of {possible} possible edges, parent -> child{about}: "
         f"{edges_text(graph)}.{dead_text(graph)}"

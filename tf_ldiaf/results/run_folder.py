@@ -23,7 +23,7 @@ from tf_ldiaf.errors import ConfigError, FileError
 
 _SCRATCH = "part-"
 _PICTURES = ("curves.png", "graph.png", "samples.png", "reconstructions.png", "nodes.png")
-_OF_A_RUN = ("config.json", "history.csv", "gates.json", "report.md", "metrics.json", *_PICTURES)
+_OF_A_RUN = ("config.json", "history.csv", "gates.json", "report.md", "metrics.json")
 # Beside TensorBoard's events, whose names begin alike: what its Projector shows.
 CODES, THUMBNAILS = "codes.tsv", "thumbnails.png"
 _KEPT = (CODES, THUMBNAILS, "projector_config.pbtxt", "best.keras", "last.keras", "previous.keras")
@@ -206,6 +206,18 @@ class RunFolder:
             info = self.read_info() | {"settings": changed.to_json()}
             write_atomically(self.config_file, json.dumps(info, indent=2))
 
+    def check_pictures(self) -> None:
+        """Says if a picture that the report would replace is not one of ours.
+
+        Raises:
+            FileError: so it is.
+        """
+        for file in (self.path / name for name in _PICTURES):
+            if file.exists() and not paths.is_ours(file):
+                raise FileError(
+                    f"`run_dir` must leave the name {file.name} to the report. Received: {file}, another picture."
+                )
+
     @property
     def can_be_written(self) -> bool:
         """Whether files can be made in the folder."""
@@ -224,7 +236,8 @@ class RunFolder:
         if file.name in ("checkpoints", "tensorboard"):
             within = [path for path in file.rglob("*") if not path.is_dir()]
             return all(path.name.startswith("events.") or path.name.removeprefix(_SCRATCH) in _KEPT for path in within)
-        return file.name.removeprefix(_SCRATCH) in _OF_A_RUN or paths.is_ours(file)
+        is_part = file.name.startswith(_SCRATCH) and file.name.removeprefix(_SCRATCH) in _PICTURES
+        return is_part or file.name.removeprefix(_SCRATCH) in _OF_A_RUN or paths.is_ours(file)
 
     def _remains(self):
         """What a process that was killed before there was a run may have left."""
@@ -310,6 +323,21 @@ class RunFolder:
 def best_row(rows: list[dict], phase: str) -> typing.Any:
     """The row of a history with the best validation ELBO of a phase; None before its first epoch."""
     return max((row for row in rows if row["phase"] == phase), key=lambda row: row["val_elbo"], default=None)
+
+
+@contextlib.contextmanager
+def as_written(file: pathlib.Path) -> Iterator[None]:
+    """Whatever fails in the block was the fault of a file that a run wrote.
+
+    Raises:
+        FileError: something failed.
+    """
+    try:
+        yield
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{file} must be what a run wrote. Received: {error!r}.") from None
 
 
 @contextlib.contextmanager

@@ -108,6 +108,10 @@ def load(saved_model: str | os.PathLike, *questions: str) -> typing.Any:
     except Exception as error:  # as above
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise FileError(f"`saved_model` must be a SavedModel. Received: {saved_model} ({reason}).") from None
-    if not set(questions) <= set(signatures):
-        raise FileError(f"`saved_model` must be one that tf_ldiaf.export wrote. Received: {saved_model}.")
+    missing = [question for question in questions if question not in signatures]
+    if missing:
+        raise FileError(
+            f"`saved_model` must be one that this version's tf_ldiaf.export wrote. Received: {saved_model}, which does "
+            f"not answer {', '.join(missing)}."
+        )
     return model

@@ -109,6 +109,10 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
             f"`run_dir` must be resumed with the images that it began with. Received: {config.dataset}, which has "
             "others now."
         )
+    if progress.rows and "seconds" not in progress.rows[0]:
+        raise CheckpointError(
+            f"`run_dir` must be resumed with the version that began it. Received: {folder.path}, of an earlier version."
+        )
     is_longer = folder.read_config().epochs < config.epochs
     if is_longer and stopped_early(progress.rows, "final", config):
         raise ConfigError(
@@ -116,6 +120,7 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
             f"{len(progress.rows)}."
         )
     if is_chief:
+        folder.check_pictures()
         folder.keep_changes(config)
     if progress.launch and strategy.num_replicas_in_sync > 1:
         raise ConfigError(
@@ -194,30 +199,36 @@ class _Run:
             progress = progress._replace(phase="final", epoch=0, launch=0, counters=[], **found)
         if model is None:
             model = self.model_of(progress)
-        learned = self.learned_graph(model, progress)
+        adjacency, edges = self.decided(model, progress)
+        folder.write_gates(gate_epochs, adjacency, edges)
+        learned = self.graph(model, progress)
         if config.learns_gates:
             print(report.graph_text(config, learned))
         model = self.train_phase(model, progress, log, learned)
         if distribution.is_chief(self.strategy):
             self.write_report(model, progress, log)
         log.close()
+        distribution.of_chief(self.strategy, np.zeros(1, "float32"))  # the others wait here, where no time is limited
 
-    def learned_graph(self, model, progress, kl=None):
-        """The graph that the final phase trains with, which is written down; a `pictures.latent_graph`."""
-        adjacency, edges, probs = model.gates.adjacency().numpy(), [], None
-        if self.config.learns_gates:
-            probs = progress.gate_epochs[-1]["probs"]
-            worths = [structure.Measured(*one) for one in progress.measured]
-            edges = report.edge_decisions(probs, worths, model.edges)
-        self.folder.write_gates(progress.gate_epochs, adjacency.tolist(), edges)
-        return pictures.learned_graph(adjacency, edges, probs, kl)
+    def decided(self, model, progress):
+        """The adjacency that the final phase trains with, and why each edge that could be learned is in it or not."""
+        adjacency = model.gates.adjacency().numpy().tolist()
+        if not self.config.learns_gates:
+            return adjacency, []
+        worths = [structure.Measured(*one) for one in progress.measured]
+        return adjacency, report.edge_decisions(progress.gate_epochs[-1]["probs"], worths, model.edges)
+
+    def graph(self, model, progress, kl=None):
+        """The graph that the final phase trains with, a `pictures.latent_graph`."""
+        probs = progress.gate_epochs[-1]["probs"] if self.config.learns_gates else None
+        return pictures.learned_graph(*self.decided(model, progress), probs, kl)
 
     def write_report(self, model, progress, log):
         """The run on one page and in TensorBoard, and what came out of it for who sits before the terminal."""
         config, folder, rows = self.config, self.folder, progress.rows
         best = best_row(rows, "final")
         kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
-        graph = self.learned_graph(model, progress, kl)
+        graph = self.graph(model, progress, kl)
         model, valid = evaluation.load_best(folder), self.images.valid[:_RECONSTRUCTIONS]
         drawn = {
             folder.curves_file: pictures.draw_curves(rows),
@@ -233,7 +244,9 @@ class _Run:
         log.best(len(rows), best)
         log.codes(model, self.images.valid)
         took = report.clock(time.monotonic() - self.began)
-        print(f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}, after {took}.")
+        print(
+            f"Best validation ELBO {best['val_elbo']:.2f} nats, in epoch {best['epoch']:.0f}. This command took {took}."
+        )
         if len(graph) > 1:
             print(report.graph_text(config, graph))
         print(f"Report: {folder.report_file}\nNext: python -m tf_ldiaf.evaluate --run_dir={shown(folder.path)}")

@@ -13,21 +13,21 @@ from tf_ldiaf.results.report import clock
 # In a file or a log, lines are at least this many seconds apart.
 _SECONDS_BETWEEN_LINES = 5.0
 _COLUMNS = ("phase", "epoch", "train", "valid", "KL", "live", "images/s", "elapsed", "left")
-_LINE = "{:<9}{:>9}{:>10}{:>10}{:>8}{:>6}{:>9}{:>9}{:>9}"
+_LINE = "{:<9} {:>8} {:>9} {:>9} {:>7} {:>5} {:>8} {:>8} {:>8}"
 
 
 class ProgressLines(keras.callbacks.Callback):
     """Prints a line for each epoch of a phase.
 
     A line has the ELBO of training and validation images and the validation images' KL term, in nats; how many nodes
-    are live; images a second; the time since the training began, and about how long the whole training still takes.
+    are live; images a second; the time since the command began, and about how long the whole training still takes.
     On a terminal `bar`, which is to be entered around `fit`, shows the epoch that is under way. Elsewhere lines are
-    printed every five seconds at most.
+    not printed more often than every five seconds.
 
     Args:
         phase: "structure" or "final".
         rows: the run's history. It has an epoch's row before this is told of the epoch's end.
-        began: when the training began, `time.monotonic()`.
+        began: when the command began, `time.monotonic()`.
         epochs_after: epochs that come after this phase, or take as long as what does.
     """
 
@@ -48,10 +48,13 @@ class ProgressLines(keras.callbacks.Callback):
             rich.progress.BarColumn(),
             rich.progress.TextColumn("{task.fields[left]} left"),
             transient=True,
+            redirect_stderr=sys.stderr.isatty(),
             disable=not sys.stdout.isatty(),
         )
 
     def on_train_begin(self, logs=None) -> None:
+        if not self.bar.disable:
+            self.bar.console.show_cursor(True)  # a process that is killed could not bring it back
         print(_LINE.format(*_COLUMNS), flush=True)
         self.task = self.bar.add_task(self.phase, total=self.params["steps"], left=self.left)
 

@@ -16,18 +16,19 @@ function say(sentence) {
   by("message").textContent = sentence;
 }
 
-let waiting = null, isBusy = false;
+const waiting = [];
+let isBusy = false;
 
-/** Does one task after another; of those that wait, the last one only. */
-async function latest(task) {
-  waiting = task;
+/** Does one task after another. Of tasks of one kind that wait, as of a slider that moves, only the last is done. */
+async function perform(task, kind = null) {
+  const older = kind === null ? -1 : waiting.findIndex((one) => one.kind === kind);
+  if (older >= 0) waiting.splice(older, 1);
+  waiting.push({ task, kind });
   if (isBusy) return;
   isBusy = true;
-  while (waiting) {
-    const next = waiting;
-    waiting = null;
+  while (waiting.length) {
     try {
-      await next();
+      await waiting.shift().task();
       say("");
     } catch (error) {
       say(error.message);
@@ -69,7 +70,7 @@ async function compare() {
   }
   by("shut-caption").textContent = `without ${[...state.shut].map((edge) => `z${edge.replace("-", "\u00a0→\u00a0z")}`).join(", ")}`;
   const others = changed.size < model.nodes.length ? " All others are held." : "";
-  by("compared").textContent = `Both are drawn with the same noise: ${nodeNames([...changed].sort())} anew.${others}`;
+  by("compared").textContent = `Both are drawn with the same noise: ${nodeNames([...changed].sort((a, b) => a - b))} anew.${others}`;
 }
 
 function choose(node) {
@@ -88,18 +89,18 @@ function shut(edge) {
   by(`edge-${edge}`).checked = state.shut.has(edge);
   showGraph(state);
   keepLink();
-  latest(compare);
+  perform(compare, "compare");
 }
 
 // Drawing
 
-const draw = () => latest(async () => {
+const draw = () => perform(async () => {
   state.seed = newSeed();
   const { latents, probs } = await backend.ask("sample", { num: 1, seed: state.seed });
   await show(latents[0], probs);
 });
 
-const redraw = () => latest(async () => {
+const redraw = () => perform(async () => {
   state.seed = newSeed();
   const below = descendants(model, state.node), keep = model.nodes.map((_, n) => n + 1 !== state.node && !below.has(n + 1));
   const asked = { latents: [state.latents], keep, adjacency: adjacency(new Set()), seed: state.seed };
@@ -130,7 +131,7 @@ function makeSliders() {
       const latents = state.latents.map((code) => [...code]);
       component.forEach((c, d) => (latents[state.node - 1][d] += step * c));
       state.latents = latents;
-      latest(() => show(latents));
+      perform(() => show(latents), "slider");
     });
     const follow = () => {
       const away = quantiles[k].map((quantile) => Math.abs(quantile - place()));
@@ -176,12 +177,12 @@ function makeThumbnail(image, onClick, name) {
 
 function showExamples(images, latents) {
   const thumbnails = images.map((image, i) =>
-    makeThumbnail(image, () => latest(() => bring(image, latents && { latents: [latents[i]] })), `image ${i + 1}`),
+    makeThumbnail(image, () => perform(() => bring(image, latents && { latents: [latents[i]] })), `image ${i + 1}`),
   );
   by("examples").replaceChildren(...thumbnails);
 }
 
-const upload = (file) => latest(async () => {
+const upload = (file) => perform(async () => {
   const { images } = await backend.ask("read", file);
   if (images.length > 1) showExamples(images);
   await bring(images[0]);
@@ -198,7 +199,7 @@ function makeMix() {
     row.innerHTML = `<legend>z${n + 1} from</legend>${choice("a")}${choice("b")}`;
     row.addEventListener("change", (event) => {
       state.from[n] = event.target.value;
-      latest(() => show(state.from.map((side, i) => [...state.mixed[side][i]])));
+      perform(() => show(state.from.map((side, i) => [...state.mixed[side][i]])), "mix");
     });
     return row;
   }));
@@ -251,7 +252,7 @@ function listen() {
   by("draw").addEventListener("click", draw);
   by("redraw").addEventListener("click", redraw);
   for (const side of ["a", "b"]) {
-    by(`keep-${side}`).addEventListener("click", () => latest(() => keepFor(side, state.latents)));
+    by(`keep-${side}`).addEventListener("click", () => perform(() => keepFor(side, state.latents)));
   }
   by("save-picture").addEventListener("click", () => enlarged(by("picture")).toBlob((blob) => save("picture.png", blob)));
   by("save-codes").addEventListener("click", () => {
@@ -262,16 +263,16 @@ function listen() {
     by("link").select();
     await navigator.clipboard?.writeText(by("link").value);
   });
-  addEventListener("hashchange", () => latest(() => openLink(linked())));
+  addEventListener("hashchange", () => perform(() => openLink(linked())));
   by("own").hidden = !backend.canEncode;
   by("no-encoder").hidden = backend.canEncode;
   if (!backend.canEncode) return;
-  const pad = makePad(by("pad"), model.image_shape, (image) => latest(() => bring(image)));
+  const pad = makePad(by("pad"), model.image_shape, (image) => perform(() => bring(image), "pad"));
   by("clear").addEventListener("click", pad.clear);
   by("upload").addEventListener("change", (event) => event.target.files.length && upload(event.target.files[0]));
 }
 
-latest(async () => {
+perform(async () => {
   model = await backend.ask("model");
   const [height, width] = model.image_shape, num = model.nodes.length;
   document.title = `${model.name} · explorer`;

@@ -8,10 +8,8 @@ function nodeText(node, n) {
 }
 
 function edgeText(edge) {
-  const worth =
-    edge.stderr === undefined
-      ? `gate probability ${edge.weight.toFixed(2)}`
-      : `worth ${edge.weight.toFixed(2)} ± ${edge.stderr.toFixed(2)} nats`;
+  let worth = edge.weight < 1 ? `gate probability ${edge.weight.toFixed(2)}` : "given";  // learned gates stay below 1
+  if (edge.stderr !== undefined) worth = `worth ${edge.weight.toFixed(2)} ± ${edge.stderr.toFixed(2)} nats`;
   return `z${edge.parent} → z${edge.child}: ${worth}`;
 }
 
