@@ -235,10 +235,19 @@ def test_a_file_that_holds_no_images_is_said(process, opened):
     page = opened(process.address)
     page.set_input_files("#upload", {"name": "x.png", "mimeType": "image/png", "buffer": b"text"})
     page.wait_for_function("document.getElementById('message').textContent !== ''")
-    assert page.inner_text("#message").startswith("file must be a picture or an .npz file of images. Received: ")
+    assert page.inner_text("#message").startswith("file must be a picture (PNG, ")
     page.click("#draw")  # and the sentence goes
     settle(page)
     assert page.inner_text("#message") == ""
+
+
+def test_no_click_is_lost_while_another_is_answered(process, opened):
+    page = opened(process.address)
+    settle(page)
+    page.evaluate("by('draw').click(); by('keep-a').click(); by('draw').click()")
+    settle(page)
+    assert page.evaluate("state.mixed.a !== null")
+    assert page.evaluate("JSON.stringify(state.mixed.a) !== JSON.stringify(state.latents)")  # drawn after it was taken
 
 
 def test_a_link_of_another_model_is_said(process, opened):

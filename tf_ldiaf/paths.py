@@ -1,9 +1,11 @@
 """Paths that users give, and whose the files are that lie there."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shlex
+from collections.abc import Iterator
 
 from tf_ldiaf.errors import FileError
 
@@ -62,3 +64,18 @@ def check_free(path: pathlib.Path, argument: str) -> None:
         raise FileError(
             f"`{argument}` must be a new file, or one that tf_ldiaf wrote. Received: {path}, which is there already."
         )
+
+
+@contextlib.contextmanager
+def as_written(file: pathlib.Path) -> Iterator[None]:
+    """Whatever fails in the block was the fault of a file that a run wrote.
+
+    Raises:
+        FileError: something failed.
+    """
+    try:
+        yield
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{file} must be what a run wrote. Received: {error!r}.") from None

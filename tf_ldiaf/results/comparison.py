@@ -3,10 +3,11 @@
 import pathlib
 from collections.abc import Sequence
 
+from tf_ldiaf import paths
 from tf_ldiaf.errors import ConfigError, FileError
 from tf_ldiaf.results import pictures
 from tf_ldiaf.results.report import clock
-from tf_ldiaf.results.run_folder import RunFolder, as_written, best_row
+from tf_ldiaf.results.run_folder import RunFolder, best_row
 
 
 def table(folders: Sequence[RunFolder]) -> str:
@@ -76,10 +77,10 @@ def _results(folder):
     """What came out of a run, by what it is called."""
     rows, config = _history(folder), folder.read_config()
     best = best_row(rows, "final")
-    with as_written(folder.history_file):
+    with paths.as_written(folder.history_file):
         kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
         in_all = best["val_kl"]
-    with as_written(folder.gates_file):
+    with paths.as_written(folder.gates_file):
         gates = folder.read_gates()
         probs = gates["epochs"][-1]["probs"] if gates["epochs"] else None
         graph = pictures.learned_graph(gates["adjacency"], gates.get("edges", []), probs, kl)
@@ -94,7 +95,7 @@ def _results(folder):
         "time of all epochs": clock(sum(row["seconds"] for row in rows)) if "seconds" in best else "unknown",
     }
     metrics = folder.read_metrics() if folder.metrics_file.is_file() else {}
-    with as_written(folder.metrics_file):
+    with paths.as_written(folder.metrics_file):
         for name, key in (("test ELBO, nats", "elbo"), ("test log-likelihood, nats", "log_likelihood")):
             error = metrics.get(f"test_{key}_stderr")
             value = f"{metrics[f'test_{key}']:.2f}" if metrics else "not evaluated"

@@ -326,21 +326,6 @@ def best_row(rows: list[dict], phase: str) -> typing.Any:
 
 
 @contextlib.contextmanager
-def as_written(file: pathlib.Path) -> Iterator[None]:
-    """Whatever fails in the block was the fault of a file that a run wrote.
-
-    Raises:
-        FileError: something failed.
-    """
-    try:
-        yield
-    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"{file} must be what a run wrote. Received: {error!r}.") from None
-
-
-@contextlib.contextmanager
 def replacing(path: pathlib.Path, keep_as: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
     """A scratch file that takes the place of `path` if the block ends well, and is gone if not.
 

@@ -10,7 +10,7 @@ from tf_ldiaf import paths
 from tf_ldiaf.errors import FileError
 from tf_ldiaf.execution import stopping
 from tf_ldiaf.results import evaluation, pictures, report
-from tf_ldiaf.results.run_folder import RunFolder, as_written
+from tf_ldiaf.results.run_folder import RunFolder
 
 
 def export(folder: RunFolder, out: str | os.PathLike, overwrite: bool = False) -> None:
@@ -64,13 +64,13 @@ def _check_free(out, overwrite):
 def _graph(model, folder):
     """The graph with what its edges are worth: on test images, if that was measured; otherwise when it was learned."""
     adjacency, metrics = model.gates.adjacency().numpy(), {}
-    with as_written(folder.metrics_file):
+    with paths.as_written(folder.metrics_file):
         if folder.metrics_file.is_file():
             metrics = folder.read_metrics()
         kl, worth = metrics.get("test_kl_per_node"), metrics.get("test_edge_worth")
         if worth is not None:
             return pictures.graph_of_worths(adjacency, worth, kl)
-    with as_written(folder.gates_file):
+    with paths.as_written(folder.gates_file):
         gates = folder.read_gates()
         probs = gates["epochs"][-1]["probs"] if gates["epochs"] else None
         return pictures.learned_graph(adjacency, gates.get("edges", []), probs, kl)
