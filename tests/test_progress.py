@@ -108,9 +108,9 @@ def test_clock(seconds, text):
 def runs(tmp_path):
     """Makes a run with these settings, in which a gate was learned, and which was or was not evaluated."""
 
-    def make(name, metrics=None, method="ldiaf", **settings):
+    def make(name, metrics=None, method="ldiaf", test_checksum=None, **settings):
         folder = RunFolder(tmp_path / name)
-        folder.create(Config(method=method, num_nodes=2, structure_epochs=1, **settings))
+        folder.create(Config(method=method, num_nodes=2, structure_epochs=1, **settings), test_checksum)
         rows = [ROW | {"phase": phase, "epoch": 1, "seconds": 40.0} for phase in ("structure", "final")]
         folder.write_history(rows)
         edge = {"parent": 2, "child": 1, "kept": True, "nats": 1.0, "stderr": 0.1}
@@ -156,6 +156,8 @@ def test_runs_of_other_images_do_not_compare(runs):
     ours, theirs = runs("a", dataset="digits", binarization="threshold"), runs("b", dataset="mnist")
     with pytest.raises(ConfigError, match=r"^Runs must be of the same images and binarisation .* digits .* and mnist"):
         comparison.table([ours, theirs])
+    with pytest.raises(ConfigError, match="digits .* with other test images"):
+        comparison.table([runs("d", test_checksum=1), runs("e", test_checksum=2)])
     with pytest.raises(ConfigError, match="threshold"):
         comparison.histories([ours, runs("c", dataset="digits", binarization="dynamic")])
 
