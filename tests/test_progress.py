@@ -156,7 +156,7 @@ def test_runs_of_other_images_do_not_compare(runs):
     ours, theirs = runs("a", dataset="digits", binarization="threshold"), runs("b", dataset="mnist")
     with pytest.raises(ConfigError, match=r"^Runs must be of the same images and binarisation .* digits .* and mnist"):
         comparison.table([ours, theirs])
-    with pytest.raises(ConfigError, match="digits .* with other test images"):
+    with pytest.raises(ConfigError, match=r"digits .* with other test images"):
         comparison.table([runs("d", test_checksum=1), runs("e", test_checksum=2)])
     with pytest.raises(ConfigError, match="threshold"):
         comparison.histories([ours, runs("c", dataset="digits", binarization="dynamic")])
