@@ -6,6 +6,7 @@ from absl import flags
 
 from tf_ldiaf import cli
 from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.explorer import MISSING
 from tf_ldiaf.paths import as_path
 
 FLAGS = flags.FlagValues()
@@ -27,7 +28,7 @@ def main() -> None:
         raise ConfigError(f"--saved_model must be a folder with a SavedModel. Received: {FLAGS.saved_model}.")
     for package in ("starlette", "uvicorn") if not FLAGS.static else ():
         if importlib.util.find_spec(package) is None:  # before TensorFlow is imported
-            raise ConfigError(f'The explorer needs {package}: pip install "tf_ldiaf[explore]".')
+            raise ConfigError(MISSING.format(package))
     with cli.quiet_tensorflow():
         from tf_ldiaf import data
         from tf_ldiaf.explorer.answers import Explorer

@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import json
-import pathlib
 import socket
 import threading
 import urllib.parse
@@ -11,6 +10,7 @@ import webbrowser
 from collections.abc import Callable
 
 from tf_ldiaf.errors import ConfigError, LDIAFError, RequestError
+from tf_ldiaf.explorer import MISSING, PAGE
 from tf_ldiaf.explorer.answers import Explorer, as_json
 from tf_ldiaf.explorer.uploads import images_of
 
@@ -26,9 +26,8 @@ try:
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
 except ModuleNotFoundError as error:
-    raise ConfigError(f'The explorer needs {error.name}: pip install "tf_ldiaf[explore]".') from None
+    raise ConfigError(MISSING.format(error.name)) from None
 
-PAGE = pathlib.Path(__file__).parent / "page"
 _HOST = "127.0.0.1"
 _MOST_BYTES = 4_000_000
 

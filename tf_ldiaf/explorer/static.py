@@ -8,10 +8,10 @@ import tempfile
 from tf_ldiaf import paths
 from tf_ldiaf.errors import FileError
 from tf_ldiaf.execution import stopping
+from tf_ldiaf.explorer import PAGE
 from tf_ldiaf.explorer.answers import Explorer, as_json
 from tf_ldiaf.probability import gaussians
 
-PAGE = pathlib.Path(__file__).parent / "page"
 _MOST_BYTES = 10_000_000
 # index.html names what answers the page: a server, or the networks and the arithmetic for them.
 _SERVER, _NETWORKS = '<script src="server.js" defer></script>', '<script src="{}.js" defer></script>'
