@@ -3,6 +3,8 @@
 Needs nothing else running on the machine. `make speed` sets the peers' environments up and runs it. Every contender is
 a process of its own that waits while another works; they take turns, and each turn is set against the rate of a large
 float32 matrix product measured right before and after it, because the speed of a shared machine drifts.
+
+--before=FOLDER sets this checkout beside another one, such as a `git worktree` of an earlier commit, and nothing else.
 """
 
 import argparse
@@ -36,10 +38,10 @@ STEPS, ROUNDS, NUM_SAMPLES = 50, 7, 100
 class Worker:
     """A contender's process."""
 
-    def __init__(self, python, module, variant):
+    def __init__(self, python, module, variant, checkout=REPO):
         line = [python, "-m", f"benchmarks.{module}", variant]
         self.process = subprocess.Popen(
-            line, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            line, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
     def ask(self, **request):
@@ -127,6 +129,35 @@ def side_by_side(pythons, folder):
     for name, (env, module, variant) in CONTENDERS.items():
         runs = [first_step(pythons[env], module, variant, files["data"], folder / f"cache{i}") for i in range(2)]
         found[name]["first_step"] = min(runs, key=lambda run: run["first_step"])
+    return found
+
+
+def before_and_after(pythons, folder, before):
+    """Seconds of training and likelihood of another checkout and of this one, in turns, and after / before."""
+    file, images = str(folder / "data.npy"), str(folder / "x.npy")
+    np.save(file, np.random.default_rng(0).integers(0, 2, (48_000, 784)).astype("uint8"))
+    np.save(images, np.load(file)[:128])
+    found = {}
+    for batch_size in (128, 64):
+        checkouts = {"before": before, "after": REPO}
+        workers = {name: Worker(pythons["tf"], "peer_tf_ldiaf", "launch", path) for name, path in checkouts.items()}
+        training = {"do": "train", "steps": 2 * STEPS}
+        for worker in workers.values():
+            worker.ask(do="setup", sizes=peers.SIZES, weights=None, batch_size=batch_size, data=file)
+            worker.ask(**training)
+        flops = peers.training_flops(peers.SIZES) * batch_size * 2 * STEPS
+        found[f"training_{batch_size}"] = turns(workers, training, flops, 2 * ROUNDS + 1)
+        if batch_size == 128:
+            request = {"do": "log_likelihood", "x": images, "num_samples": NUM_SAMPLES}
+            for worker in workers.values():
+                worker.ask(**request)
+            flops = peers.likelihood_flops(peers.SIZES, NUM_SAMPLES) * batch_size
+            found["log_likelihood"] = turns(workers, request, flops, 2 * ROUNDS + 1)
+        for worker in workers.values():
+            worker.close()
+    for values in found.values():
+        values["ratio"] = values["after"]["seconds"] / values["before"]["seconds"]
+        values["ratio_of_fastest"] = min(values["after"]["all_seconds"]) / min(values["before"]["all_seconds"])
     return found
 
 
@@ -284,14 +315,17 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch", required=True, help="Python of an environment with torch and numpy.")
-    parser.add_argument("--jax", required=True, help="Python of an environment with jax, optax and numpy.")
+    parser.add_argument("--torch", default="", help="Python of an environment with torch and numpy.")
+    parser.add_argument("--jax", default="", help="Python of an environment with jax, optax and numpy.")
+    parser.add_argument("--before", default="", help="Another checkout.")
     parser.add_argument("--data_dir", default="", help="Where TFDS keeps its mnist.")
     parser.add_argument(
         "--parts", default="side_by_side,command,inputs,memory,growth", help="Which parts, separated by commas."
     )
     parser.add_argument("--out", default=str(REPO / "benchmarks" / "results" / "speed.json"))
     arguments = parser.parse_args()
+    if not arguments.before and not (arguments.torch and arguments.jax):
+        parser.error("--torch and --jax are needed, or --before.")
     pythons = {"tf": sys.executable, "torch": arguments.torch, "jax": arguments.jax}
     out = pathlib.Path(arguments.out)
     results = json.loads(out.read_text()) if out.exists() else {}
@@ -303,8 +337,9 @@ def main():
             "inputs": lambda: inputs(pythons),
             "memory": lambda: memory(pythons, folder),
             "growth": lambda: growth(pythons, folder),
+            "before_and_after": lambda: before_and_after(pythons, folder, arguments.before),
         }
-        for part in arguments.parts.split(","):
+        for part in ["before_and_after"] if arguments.before else arguments.parts.split(","):
             rates = [matrix_product_rate() for _ in range(5)]
             results[part] = parts[part]()
             results["machine"] = machine() | {"matrix_product_gflops": statistics.median(rates) / 1e9}
