@@ -3,6 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN_DIR := runs/digits_ldiaf
+# What pip installs in a minute uv installs in 20 seconds. It does not read pip's settings: where it fails, pip is asked.
+install = ($(BIN)/uv pip install --python=$(BIN)/python --compile-bytecode $(1) 2> /dev/null \
+	|| $(BIN)/python -m pip install --quiet $(1))
 
 .PHONY: run test test-oldest test-long lint docs docs-serve speed cluster clean
 
@@ -64,11 +67,12 @@ cluster: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint=constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet uv
+	$(call install,--constraint=constraints.txt --editable ".[dev]")
 	touch $@
 
 .venv/docs-installed: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint=constraints.txt --editable ".[docs]"
+	$(call install,--constraint=constraints.txt --editable ".[docs]")
 	touch $@
 
 .venv-oldest/installed: pyproject.toml
