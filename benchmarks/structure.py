@@ -74,6 +74,7 @@ def learn_order(
     """Learns one graph whose order is not told; `roles` says what is known of the nodes."""
     began, truth = time.monotonic(), KnownGraph(seed, num_nodes, node_dim, _NOISE[node_dim])
     z = [truth.nodes(num_images, 1), truth.nodes(_HELD_OUT, 2)]
+    elbo = np.nan
     if roles == "seen":
         codes, found = z[1], structure.best_order(*z, seed=seed)
         edges, lead = found.edges, found.lead
@@ -84,7 +85,7 @@ def learn_order(
             model = structure.with_edges(model, model.edges)
             edges, lead = structure.remove_edges(model, x, held_out, seed=seed).edges, np.nan
         else:
-            model = best_of_trainings(x, held_out, seed, num_nodes, node_dim, roles)
+            elbo, model = best_of_trainings(x, held_out, seed, num_nodes, node_dim, roles)
             found = structure.search(model, x, held_out, seed=seed)
             model, edges, lead = found.model, found.edges, found.lead
         codes = model.encode(held_out).numpy()
@@ -97,13 +98,17 @@ def learn_order(
         "true": truth.adjacency.tolist(),
         "found": adjacency.tolist(),
         "explained": shares[true_node, range(num_nodes)].round(3).tolist(),
+        "elbo": round(float(elbo), 3),
         "lead": round(float(lead), 4),
         "minutes": round((time.monotonic() - began) / 60, 2),
     }
 
 
-def best_of_trainings(x, held_out, seed, num_nodes, node_dim, roles) -> tf_ldiaf.LDIAF:
-    """A model without edges: one of parts that are given, or the best of several whose nodes find their pictures."""
+def best_of_trainings(x, held_out, seed, num_nodes, node_dim, roles) -> tuple[float, tf_ldiaf.LDIAF]:
+    """A model without edges: one of parts that are given, or the best of several whose nodes find their pictures.
+
+    With it its ELBO of the held-out images.
+    """
     models = []
     for i in range(1 if roles == "masks" else _TRAININGS):
         if roles == "masks":
@@ -112,7 +117,7 @@ def best_of_trainings(x, held_out, seed, num_nodes, node_dim, roles) -> tf_ldiaf
             decoder = AdditiveDecoder(num_nodes, node_dim, x.shape[1:], pixel_cost=_PIXEL_COST)
         model = fitted(x, seed + 10_000 * i, num_nodes, node_dim, decoder, epochs=_ROLE_EPOCHS, edges=[])
         models.append((model.evaluate(held_out, batch_size=500, verbose=0, return_dict=True)["elbo"], model))
-    return max(models, key=lambda pair: pair[0])[1]
+    return max(models, key=lambda pair: pair[0])
 
 
 def fitted(x, seed, num_nodes, node_dim, decoder, *, epochs, edges=None, num_flow_steps=0) -> tf_ldiaf.LDIAF:
