@@ -174,7 +174,7 @@ def test_a_picture_beside_the_folders_of_sets_is_refused(tmp_path):
         (tmp_path / name).mkdir()
         picture(tmp_path / name / "a.png")
     picture(tmp_path / "b.PNG")
-    with pytest.raises(DataError, match=r"pictures in test and train only\. Received: .*, which has b\.PNG"):
+    with pytest.raises(DataError, match=r"pictures in test and train only,.* Received: .*, which has b\.PNG"):
         data.load_training(Config(dataset=tmp_path), seed=0)
 
 

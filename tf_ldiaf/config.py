@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that a command's `--help` and its flag errors
 
 import dataclasses
 import difflib
+import math
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -31,7 +32,10 @@ _METHODS: dict[str, dict[str, dict[str, int]]] = {
 class DataSettings(Checked):
     """Which images, how they are split, and how they become binary."""
 
-    dataset: str = setting("digits", "digits, the name of a TFDS image data set, an .npz file, or a folder of PNGs.")
+    dataset: str = setting(
+        "digits",
+        "digits, the name of a TFDS image data set, a file of images (.npz, .mat, CSV, ...), or a folder of them.",
+    )
     data_dir: str = setting("", "Where TFDS keeps its prepared data sets (default: TFDS's own choice).")
     binarization: str = setting(
         "threshold",
@@ -46,6 +50,14 @@ class DataSettings(Checked):
         low=0,
         high=0.9,
     )
+    image_size: tuple[int, ...] = setting(
+        (), "HEIGHT,WIDTH: images are cropped to this aspect, and scaled (none: as they are).", low=1, high=10_000
+    )
+    arrays: str = setting(
+        "", "Which arrays of a file the sets are, as train:NAME,test:NAME, where their names do not say it."
+    )
+    value_range: str = setting("", "BLACK,WHITE: the values of pixels that are so, where they do not say it.")
+    skip_unreadable: bool = setting(False, "Leave out pictures that cannot be read.")
     limit_train: int = setting(0, "Train on this many images only (0: all).", low=0)
     stream: bool = setting(
         False,
@@ -57,14 +69,45 @@ class DataSettings(Checked):
         super().__post_init__()
         if not self.dataset.strip():
             raise ConfigError("`dataset` must be a name or a path. Received: nothing.")
+        if len(self.image_size) not in (0, 2):
+            raise ConfigError(f"`image_size` must be HEIGHT,WIDTH. Received: {to_text(self.image_size)}.")
+        _ = self.chosen_arrays, self.values_from_to  # are checked
         if self.stream and self.limit_train:
             raise ConfigError(f"`stream` takes no `limit_train`. Received: {self.limit_train}.")
+
+    @property
+    def chosen_arrays(self) -> dict[str, str]:
+        """train, valid, test -> the array that `arrays` says."""
+        pairs = [pair.partition(":")[::2] for pair in self.arrays.split(",") if self.arrays]
+        found = {split: name for split, name in pairs if split in ("train", "valid", "test") and name}
+        if len(found) < len(pairs) or (pairs and "train" not in found):
+            raise ConfigError(
+                "`arrays` must be pairs SET:NAME separated by commas, for train and perhaps valid and test. "
+                f"Received: {self.arrays}."
+            )
+        return found
+
+    @property
+    def values_from_to(self) -> tuple[float, float] | None:
+        """What `value_range` says."""
+        if not self.value_range:
+            return None
+        try:
+            low, high = map(float, self.value_range.split(","))
+        except ValueError:
+            low = high = math.nan
+        if not -math.inf < low < high < math.inf:
+            raise ConfigError(
+                "`value_range` must be BLACK,WHITE, two numbers of which the second is larger. "
+                f"Received: {self.value_range}."
+            )
+        return low, high
 
     @property
     def dataset_name(self) -> str:
         """`dataset`, without the folders above a file: where it lay concerns no reader of a table or model card."""
         path = pathlib.Path(self.dataset)
-        is_file = path.is_absolute() or path.suffix == ".npz" or self.dataset.startswith((".", "~"))
+        is_file = path.is_absolute() or bool(path.suffix) or self.dataset.startswith((".", "~"))
         return (path.name or path.resolve().name or str(path)) if is_file else self.dataset
 
 

@@ -10,13 +10,13 @@ from tf_ldiaf.data.batches import (
     training_launches,
 )  # fmt: skip
 from tf_ldiaf.data.binarization import draw
-from tf_ldiaf.data.images import TrainingImages, described, load_test, load_training, read_images, test_checksum
+from tf_ldiaf.data.images import TrainingImages, described, load, load_test, load_training, read_images, test_checksum
 from tf_ldiaf.data.records import Records
 
 __all__ = [
     "Records", "TrainingImages", "described", "draw",
     "evaluation_batch_size", "evaluation_batches", "launches_per_epoch",
-    "load_test", "load_training", "num_evaluation_batches", "read_images", "steps_per_epoch", "test_checksum",
+    "load", "load_test", "load_training", "num_evaluation_batches", "read_images", "steps_per_epoch", "test_checksum",
     "training_batches",
     "training_launches",
 ]  # fmt: skip

@@ -1,10 +1,16 @@
 """Arrays in memory: how large, and what makes them images."""
 
 import os
+import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
 from tf_ldiaf.errors import DataError
+
+_RANGES = {(0, 1): "0 to 1", (0, 255): "0 to 255", (-1, 1): "-1 to 1"}
+_SMALLEST_PACKED = 32  # bytes in a row of bits: of 16 x 16 pixels
+_MANY = 4  # an array [H, H, n] with so many times more images than rows is no array of wide images
 
 
 def most_bytes() -> int:
@@ -12,38 +18,115 @@ def most_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
-def as_pictures(splits: dict[str, np.ndarray], flag: str) -> dict[str, np.ndarray]:
+def check_size(num_bytes: int, path: pathlib.Path | str, flag: str = "`dataset`") -> None:
+    """Says if a file holds more than memory should.
+
+    Raises:
+        DataError: so it is.
+    """
+    if num_bytes > most_bytes():
+        raise DataError(
+            f"{flag} must fit into a quarter of this machine's memory, {most_bytes():,} bytes. "
+            f"Received: {path}, which unpacks to {num_bytes:,}."
+        )
+
+
+def as_pictures(
+    splits: Mapping[str, np.ndarray], flag: str, value_range: tuple[float, float] | None = None
+) -> dict[str, np.ndarray]:
     """Every array as [n, H, W], uint8 in 0-255 or float32 in 0-1; one shape and one dtype for all.
 
-    uint8 in 0-1 is made 0-255, if all is so.
+    Colour, [n, H, W, 3], becomes grey. Values may be from 0 to 1, from 0 to 255 or from -1 to 1, of any type of
+    numbers. Which of these, they say themselves, or `value_range` does.
 
     Raises:
         DataError: arrays that are not images of one kind; it speaks of `flag`.
     """
-    pictures = {}
-    for name, x in splits.items():
-        if x.dtype == bool:
-            x = x.astype("uint8")
-        if x.ndim == 4 and x.shape[-1] == 1:
-            x = x[..., 0]
-        if x.ndim == 2:  # flat: a square if it is one, else one row of pixels
-            side = round(x.shape[1] ** 0.5)
-            x = x.reshape(len(x), *((side, side) if side * side == x.shape[1] else (1, x.shape[1])))
-        if x.ndim != 3 or 0 in x.shape[1:]:
-            raise DataError(f"{flag} must hold images [n, H, W] or [n, H * W]. Received: {name} of {x.shape}.")
-        if x.dtype != "uint8" and not np.issubdtype(x.dtype, np.floating):
-            raise DataError(f"{flag} must be uint8 in 0-255 or float in 0-1. Received: {name} of {x.dtype}.")
-        if x.dtype != "uint8" and not (np.isfinite(x).all() and (x >= 0).all() and (x <= 1).all()):
-            found = "NaN or infinity" if not np.isfinite(x).all() else f"{x.min():g} to {x.max():g}"
-            raise DataError(f"{flag} must be uint8 in 0-255 or float in 0-1. Received: {name} with {found}.")
-        pictures[name] = x if x.dtype == "uint8" else x.astype("float32")
+    pictures = {name: _shaped(name, np.asarray(x), flag) for name, x in splits.items()}
     kinds = {(x.shape[1:], x.dtype.name) for x in pictures.values()}
     if len(kinds) > 1:
         raise DataError(f"{flag} must have one image size and type in all sets. Received: {sorted(kinds)}.")
-    # uint8 arrays of 0 and 1 are binary images, not nearly black ones.
-    binary = {bool((x <= 1).all()) for x in pictures.values() if x.dtype == "uint8" and len(x)}
-    if len(binary) > 1:
-        raise DataError(f"{flag} must be 0-255 in all sets or 0-1 in all. Received: both.")
-    if True in binary:
-        pictures = {name: x * np.uint8(255) for name, x in pictures.items()}
-    return pictures
+    ranges = {name: value_range or _range(name, x, flag) for name, x in pictures.items() if len(x)}
+    if len(set(ranges.values())) > 1:
+        found = sorted(_RANGES[of_one] for of_one in set(ranges.values()))  # pyright: ignore[reportArgumentType]
+        raise DataError(f"{flag} must have one range of values in all sets. Received: {' and '.join(found)}.")
+    if ranges:
+        [of_all] = set(ranges.values())
+        pictures = {name: _scaled(name, x, of_all, flag) for name, x in pictures.items()}
+    return {name: _grey(x) if x.ndim == 4 else x for name, x in pictures.items()}
+
+
+def _shaped(name, x, flag):
+    """[n, H, W] or [n, H, W, 3]."""
+    if x.dtype.kind not in "buif":
+        raise DataError(f"{flag} must be numbers from 0 to 255, 0 to 1 or -1 to 1. Received: {name} of {x.dtype}.")
+    if x.ndim == 4 and x.shape[-1] == 1:
+        x = x[..., 0]
+    if x.ndim == 2:
+        x = _unflattened(name, x, flag)
+    if x.ndim not in (3, 4) or 0 in x.shape[1:] or (x.ndim == 4 and x.shape[-1] != 3):
+        raise DataError(
+            f"{flag} must hold images [n, H, W], [n, H, W, 3] or [n, H * W]. Received: {name} of {list(x.shape)}."
+        )
+    if x.ndim == 3 and x.shape[0] == x.shape[1] and x.shape[2] >= _MANY * x.shape[0] > _MANY:
+        raise DataError(
+            f"{flag} must have the images along the first axis, [n, H, W]. Received: {name} of {list(x.shape)}; "
+            "numpy.moveaxis(x, -1, 0) puts them there."
+        )
+    return x
+
+
+def _unflattened(name, x, flag):
+    """Rows of pixels as squares, if they are; else as pictures of one row."""
+    width = x.shape[1]
+    if x.dtype == "uint8" and width >= _SMALLEST_PACKED and not side_of_square(width) and side_of_square(8 * width):
+        x = np.unpackbits(x, axis=1)  # eight pixels in a byte
+    elif width > _SMALLEST_PACKED and not side_of_square(width) and side_of_square(width - 1):
+        raise DataError(
+            f"{flag} must have rows of pixels alone; x[:, 1:] or x[:, :-1] is without a label. Received: {name} of "
+            f"{list(x.shape)}, a picture of {side_of_square(width - 1)} x {side_of_square(width - 1)} and a label."
+        )
+    side = side_of_square(x.shape[1])
+    return x.reshape(len(x), *((side, side) if side else (1, x.shape[1])))
+
+
+def side_of_square(num: int) -> int:
+    """Of a square of so many pixels; 0 if there is none."""
+    side = round(num**0.5)
+    return side if side * side == num else 0
+
+
+def _range(name, x, flag):
+    """Which of `_RANGES` the values say that they have."""
+    low, high = x.min(), x.max()
+    if np.isfinite([low, high]).all():
+        if low >= 0 and high <= 1:
+            return 0, 1
+        if -1 <= low <= -0.5 and high <= 1:
+            return -1, 1
+        if low >= 0 and 2 <= high <= 255:
+            return 0, 255
+    found = f"{low:g} to {high:g}" if np.isfinite(x).all() else "NaN or infinity"
+    raise DataError(
+        f"{flag} must have values from 0 to 255, 0 to 1 or -1 to 1, or others that `value_range` names. "
+        f"Received: {name} with {found}."
+    )
+
+
+def _scaled(name, x, value_range, flag):
+    """uint8 in 0-255 where that loses nothing, else float32 in 0-1."""
+    low, high = value_range
+    if len(x) and not (x.min() >= low and x.max() <= high):
+        found = f"{x.min():g} to {x.max():g}" if np.isfinite(x).all() else "NaN or infinity"
+        raise DataError(f"{flag} must have values from {low:g} to {high:g}. Received: {name} with {found}.")
+    if value_range == (0, 255) and (x.dtype.kind in "ui" or (x == np.round(x)).all()):
+        return x.astype("uint8")
+    if value_range == (0, 1) and x.dtype.kind in "bui":
+        return x.astype("uint8") * np.uint8(255)
+    return ((x.astype("float32") - np.float32(low)) / np.float32(high - low)).astype("float32")
+
+
+def _grey(x):
+    """[n, H, W] of [n, H, W, 3], by the weights of ITU-R 601, as Pillow and TensorFlow have them."""
+    grey = x.astype("float32") @ np.array([0.299, 0.587, 0.114], "float32")
+    return np.round(grey).astype("uint8") if x.dtype == "uint8" else np.clip(grey, 0, 1)

@@ -1,11 +1,13 @@
 """The images of a data set, split and binary: those that a model is trained with, and those of its test."""
 
+import os
 import typing
+from collections.abc import Mapping
 
 import numpy as np
 
 from tf_ldiaf.config import DataSettings
-from tf_ldiaf.data import npz, sources
+from tf_ldiaf.data import numpy_files, pictures, sources
 from tf_ldiaf.data.arrays import as_pictures
 from tf_ldiaf.data.binarization import binarize, threshold
 from tf_ldiaf.data.records import Records
@@ -44,7 +46,7 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
     """
     splits = sources.open_splits(settings)
     if not settings.stream:
-        splits |= sources.read(splits, ["train", "valid"])
+        splits |= sources.read(splits, ["train", "valid"], settings)
     test, train = _test_apart(splits)
     if "valid" in splits:
         valid = splits["valid"]
@@ -57,7 +59,7 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
     _check_not_empty(train, "train")
     _check_not_empty(valid, "valid")
     if settings.stream:
-        valid, is_binary = _read_part(valid, test)
+        valid, is_binary = _read_part(valid, test, settings)
         if is_binary:
             train = train.only(lambda x: x <= 1)
             train = train.then(lambda x: 255 * x)
@@ -84,11 +86,11 @@ def load_test(settings: DataSettings) -> np.ndarray:
     """
     splits = sources.open_splits(settings)
     if not settings.stream:
-        splits |= sources.read(splits, ["test" if "test" in splits else "train"])
+        splits |= sources.read(splits, ["test" if "test" in splits else "train"], settings)
     test, rest = _test_apart(splits)
     _check_not_empty(test, "test")
     if settings.stream:
-        test, _ = _read_part(test, splits.get("valid", rest))
+        test, _ = _read_part(test, splits.get("valid", rest), settings)
     return binarize(test, settings, "test")
 
 
@@ -112,17 +114,68 @@ def described(settings: DataSettings, images: TrainingImages | np.ndarray) -> st
     return f"Images of {settings.dataset}: {num}; {' x '.join(map(str, shape[1:]))} pixels, {kind}."
 
 
-def read_images(file: str, argument: str = "file") -> np.ndarray:
-    """The images of the first array of an .npz file, thresholded at one half: [n, H, W], float32 in {0, 1}.
+def load(
+    path: str | os.PathLike,
+    *,
+    image_size: tuple[int, ...] = (),
+    arrays: Mapping[str, str] | None = None,
+    value_range: tuple[float, float] | None = None,
+    skip_unreadable: bool = False,
+) -> dict[str, np.ndarray]:
+    """The images of a file or a folder, as they are: each set that it has, among train, valid and test.
+
+    Args:
+        path: of the file or folder, of any kind that the flag --dataset takes.
+        image_size: (H, W) that images are cropped and scaled to.
+        arrays: which arrays of a file the sets are, such as {"train": "x"}, where their names do not say it.
+        value_range: what values are black and white, where they do not say it.
+        skip_unreadable: whether pictures that cannot be read are left out.
+
+    Returns:
+        set -> [n, H, W], grey: uint8 in 0-255, or float32 in 0-1.
 
     Raises:
-        DataError: the file is missing or unreadable, or its array does not hold images; it speaks of `argument`.
+        DataError, ConfigError: as of `load_training`.
     """
-    arrays = as_pictures(npz.read_first(as_path(file, argument), f"`{argument}`"), f"`{argument}`")
+    settings = DataSettings(
+        dataset=_as_existing(path),
+        image_size=image_size,
+        arrays=",".join(f"{split}:{name}" for split, name in (arrays or {}).items()),
+        value_range=",".join(map(str, value_range or ())),
+        skip_unreadable=skip_unreadable,
+    )
+    found = sources.open_splits(settings)
+    return sources.read(found, found, settings)
+
+
+def read_images(file: str | os.PathLike, argument: str = "file") -> np.ndarray:
+    """The images of a file or a folder, thresholded at one half: [n, H, W], float32 in {0, 1}.
+
+    Of an .npz file that is its first array; of others the training set. A picture is one image.
+
+    Raises:
+        DataError: the file is missing or unreadable, or does not hold images; it speaks of `argument`.
+    """
+    path = as_path(file, argument)
+    if path.suffix == ".npz":
+        arrays = as_pictures(numpy_files.read_first(path, f"`{argument}`"), f"`{argument}`")
+    else:
+        try:
+            arrays = {"": pictures.one(path)[np.newaxis]} if pictures.is_one(path) else {"": load(path)["train"]}
+        except DataError as error:
+            raise DataError(str(error).replace("`dataset`", f"`{argument}`")) from None
     if not any(len(x) for x in arrays.values()):
-        raise DataError(f"`{argument}` must be an .npz file with images. Received: {file}, which has none.")
+        raise DataError(f"`{argument}` must be a file with images. Received: {file}, which has none.")
     [images] = arrays.values()
     return threshold(images).astype("float32")
+
+
+def _as_existing(path):
+    """What `DataSettings` takes for a path, and not for a name of TFDS."""
+    found = as_path(path, "path")
+    if not found.exists():
+        raise DataError(f"`path` must be a file or a folder that exists. Received: {path}.")
+    return str(found.absolute())
 
 
 def _test_apart(splits):
@@ -146,12 +199,12 @@ def _part_of(records, fraction):
     return records.held_out(min(fraction, _MOST_HELD_OUT / max(1, len(records))))
 
 
-def _read_part(records, others):
+def _read_part(records, others, settings):
     """As many images of a stream as memory should hold, and whether they are binary, which `others` must then be."""
     part, other = (_part_of(x, 1.0)[0] for x in (records, others))
     x = part.array()
     both = {"part": Source(lambda: x, lambda: 0), "other": Source(other.array, other.checksum)}
-    [pictures] = sources.read(both, ["part"]).values()
+    [pictures] = sources.read(both, ["part"], settings).values()
     return pictures, (x <= 1).all()
 
 

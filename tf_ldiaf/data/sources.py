@@ -1,16 +1,33 @@
 """Which kind of source a data set is, and its arrays as images of one kind."""
 
 import pathlib
+import re
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tf_ldiaf.config import DataSettings
-from tf_ldiaf.data import digits, folders, npz, tfds
-from tf_ldiaf.data.arrays import as_pictures
+from tf_ldiaf.data import (
+    arrays,
+    compressed,
+    digits,
+    hdf5,
+    idx,
+    matlab,
+    numpy_files,
+    parquet,
+    pictures,
+    splits,
+    tables,
+    tfds,
+)
 from tf_ldiaf.data.splits import Source
 from tf_ldiaf.errors import DataError
+
+_PICTURE, _ARCHIVE, _PARQUET = "a picture", "an archive", "a Parquet file"
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
 
 
 def open_splits(settings: DataSettings) -> dict[str, Any]:
@@ -20,34 +37,149 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
         for each set its `Source`; of a stream its `Records`, of uint8.
 
     Raises:
-        DataError: a source that is missing, cannot be prepared or streamed, has no training images or more than
-            memory should hold; a function: files that cannot be read, or images of more than one size.
+        DataError: a source that is missing, of no known kind, cannot be prepared or streamed, has no training images or
+            more than memory should hold; a function: files that cannot be read, or images of more than one size.
     """
-    dataset = settings.dataset
+    dataset, path = settings.dataset, _as_path(settings.dataset)
+    is_path = path.is_absolute() or dataset.startswith((".", "~")) or path.is_file()
+    is_folder = path.is_dir() and (is_path or str(path) != dataset or not tfds.knows(dataset))
+    if (is_path or is_folder) and tfds.is_folder(path):
+        is_path = is_folder = False  # TFDS opens it
     if settings.stream:
-        if dataset == "digits" or dataset.endswith(".npz") or dataset.startswith((".", "~", "/")):
+        if dataset == "digits" or is_path or is_folder:
             raise DataError(f"`stream` needs a `dataset` of TFDS. Received: {dataset}.")
         return tfds.open_stream(dataset, settings.data_dir)
-    path = _as_path(dataset)
     if dataset == "digits":
         return digits.open_splits()
-    if path.suffix == ".npz":
-        return npz.open_splits(path)
-    if path.is_dir():
-        if str(path) != dataset or not tfds.knows(dataset):
-            return folders.open_splits(path)
-        if not settings.data_dir:
-            raise DataError(
-                f"`dataset` must mean one thing. Received: {dataset}, a folder here and a name of TFDS; "
-                f"./{dataset} is the folder, `data_dir` says that TFDS is meant."
-            )
-    if path.is_absolute() or dataset.startswith((".", "~")):
-        found = "is neither" if path.exists() else "does not exist"
-        raise DataError(f"`dataset` must be an .npz file or a folder of PNGs. Received: {dataset}, which {found}.")
+    if is_folder:
+        return _of_folder(path, settings)
+    if path.is_file():
+        return _of_file(path, settings)
+    if is_path or re.search(r"\.\w{1,8}$", dataset):
+        found = "does not exist" if not path.exists() else "is neither"
+        raise DataError(f"`dataset` must be a file or a folder that exists. Received: {dataset}, which {found}.")
+    if path.is_dir() and not settings.data_dir and not tfds.is_folder(path):
+        raise DataError(
+            f"`dataset` must mean one thing. Received: {dataset}, a folder here and a name of TFDS; "
+            f"./{dataset} is the folder, `data_dir` says that TFDS is meant."
+        )
+    owner, _, name = dataset.partition("/")
+    if name and not tfds.knows(re.split("[:/]", owner)[0]):
+        hint = f"`{name}`, which TFDS has, or " if tfds.knows(name) else ""
+        raise DataError(
+            f"`dataset` must be {hint}a file or a folder; those of hubs must be downloaded first. Received: {dataset}."
+        )
     return tfds.open_splits(dataset, settings.data_dir)
 
 
-def read(splits: Mapping[str, Source], wanted: Iterable[str]) -> dict[str, np.ndarray]:
+def _of_file(path, settings):
+    kind = _kind(path)
+    reading = pictures.Reading(settings.image_size, settings.skip_unreadable)
+    if kind == _ARCHIVE:
+        return pictures.open_archive(path, reading)
+    if kind == _PARQUET:
+        return parquet.open_splits(_siblings(path), path if len(_siblings(path)) == 1 else path.parent, reading)
+    if kind == _PICTURE:
+        raise DataError(f"`dataset` must be a folder of pictures, not one of them. Received: {path}.")
+    siblings = {} if settings.arrays else _sets_of_files(_siblings(path))
+    if "train" not in siblings:
+        return _of_arrays(path, kind, settings)
+    return {split: _of_arrays(file, _kind(file), settings)["train"] for split, file in siblings.items()}
+
+
+def _of_folder(path, settings):
+    """Pictures; or files of arrays whose names say the set, such as MNIST's four; or Parquet files."""
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    reading = pictures.Reading(settings.image_size, settings.skip_unreadable)
+    is_parquet = [file for file in files if file.suffix == ".parquet"]
+    if is_parquet:
+        return parquet.open_splits(is_parquet, path, reading)
+    named = [file for file in files if file.parent == path and splits.set_named(file.name)]
+    found = _sets_of_files([file for file in named if isinstance(_kind(file, or_none=True), types.ModuleType)])
+    if "train" in found:
+        return {split: _of_arrays(file, _kind(file), settings)["train"] for split, file in found.items()}
+    return pictures.open_folder(path, reading)
+
+
+def _sets_of_files(files):
+    named = splits.by_set([file.name for file in files], str(files[0].parent)) if files else {}
+    return {split: next(file for file in files if file.name == name) for split, name in named.items()}
+
+
+def _siblings(path):
+    """The files beside `path`, and itself, whose names differ from its own in the word for a set alone."""
+
+    def rest(name):
+        return re.sub(r"(?i)(?<![a-z])(training|train|validation|valid|val|dev|testing|test|t10k)(?![a-z])", "*", name)
+
+    if not splits.set_named(path.name):
+        return [path]
+    return [file for file in sorted(path.parent.iterdir()) if file.is_file() and rest(file.name) == rest(path.name)]
+
+
+def _of_arrays(path, kind, settings):
+    shapes = kind.shapes(path)
+    is_one = set(shapes) == {""}
+    found = {"train": ""} if is_one else splits.arrays_by_set(shapes, str(path), settings.chosen_arrays)
+
+    def source(name):
+        return Source(lambda: kind.read(path, name), lambda: _checksum(path, kind, name))
+
+    return {split: source(name) for split, name in found.items()}
+
+
+def _checksum(path, kind, name):
+    if kind is numpy_files:
+        return numpy_files.checksum(path, name)
+    with compressed.opened(path) as content:
+        return splits.checksum(iter(lambda: content.read(1 << 20), b""))
+
+
+def _kind(path, or_none=False) -> Any:
+    """What a file is, as its first bytes say: the module that reads its arrays, or one of the kinds above.
+
+    Raises:
+        DataError: it is of no known kind, unless `or_none`.
+    """
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(1024)
+    except OSError as error:
+        raise DataError(f"`dataset` must be a file that can be read. Received: {path} ({error.strerror}).") from None
+    if packed.startswith(b"PK") or path.suffix == ".npz":
+        return numpy_files if path.suffix == ".npz" or numpy_files.is_npz(path) else _ARCHIVE
+    if packed.startswith(b"MATLAB "):
+        return matlab
+    if packed.startswith(b"\x89HDF"):
+        return hdf5
+    if packed.startswith(b"PAR1"):
+        return _PARQUET
+    if packed.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or packed[8:12] == b"WEBP":
+        return _PICTURE
+    head = compressed.head(path) if packed.startswith(b"\x1f\x8b") else packed
+    if head.startswith(b"\x93NUMPY"):
+        return numpy_files
+    if head[257:262] == b"ustar":
+        return _ARCHIVE
+    if idx.is_one(head):
+        return idx
+    if tables.is_one(head):
+        return tables
+    if or_none:
+        return None
+    found = "which is empty" if not packed else "which is none of them"
+    if _PICKLE.match(head):
+        found = (
+            "a pickle, which may run any program when it is read; if you trust it, convert it: x = pickle.load(open("
+            f"{path.name!r}, 'rb')); numpy.savez('images.npz', train=x)"
+        )
+    raise DataError(
+        "`dataset` must be a file of images: .npz, .npy, idx, .mat, HDF5, CSV, .amat, Parquet, or an archive or a "
+        f"folder of pictures. Received: {path}, {found}."
+    )
+
+
+def read(splits: Mapping[str, Source], wanted: Iterable[str], settings: DataSettings) -> dict[str, np.ndarray]:
     """The `wanted` sets, of those that `splits` has, as images [n, H, W] of one kind, see `as_pictures`.
 
     No other set is read, but where no pixel of uint8 is above 1: whether these are binary images, or nearly black ones
@@ -59,14 +191,16 @@ def read(splits: Mapping[str, Source], wanted: Iterable[str]) -> dict[str, np.nd
     found = {name: splits[name].array() for name in wanted if name in splits}
     if all(x.dtype in ("uint8", "bool") and (x <= 1).all() for x in found.values()):
         found = {name: found[name] if name in found else splits[name].array() for name in splits}
-    pictures = as_pictures(found, "`dataset`")
-    return {name: pictures[name] for name in wanted if name in splits}
+    images = arrays.as_pictures(found, "`dataset`", settings.values_from_to)
+    if settings.image_size:
+        images = pictures.resized(images, settings.image_size)
+    return {name: images[name] for name in wanted if name in splits}
 
 
 def _as_path(dataset):
     try:
         path = pathlib.Path(dataset).expanduser()
         path.exists()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"`dataset` must be a name or a path. Received: {dataset} ({error}).") from None
     return path

@@ -2,15 +2,17 @@
 
 import re
 import typing
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from tf_ldiaf.errors import DataError
 
 _WORDS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid"}
-_WORDS |= {"dev": "valid", "test": "test", "testing": "test"}
+_WORDS |= {"dev": "valid", "test": "test", "testing": "test", "t10k": "test"}
 _LABELS = {"y", "label", "labels", "target", "targets", "class", "classes"}
+_MANY = 16  # a row of fewer numbers is no picture, unless its name says so
 
 
 class Source(typing.NamedTuple):
@@ -26,10 +28,18 @@ def set_named(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def _words(name):
+    return {word.lower() for word in re.findall(r"t10k|[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
 def _sets_named(name):
-    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
-    found = {_WORDS[word.removeprefix("x")] for word in words if word.removeprefix("x") in _WORDS}
-    return set() if words & _LABELS else found
+    words = {word.removeprefix("x") for word in _words(name)}
+    return set() if is_label(name) else {_WORDS[word] for word in words if word in _WORDS}
+
+
+def is_label(name: str) -> bool:
+    """Whether an array's or a file's name says that it holds labels."""
+    return bool(_words(name) & _LABELS)
 
 
 def by_set(names: Iterable[str], where: str) -> dict[str, str]:
@@ -49,4 +59,42 @@ def by_set(names: Iterable[str], where: str) -> dict[str, str]:
             )
         if meant:
             found[meant] = name
+    return found
+
+
+def arrays_by_set(
+    shapes: Mapping[str, tuple[int, ...] | None], where: str, chosen: Mapping[str, str]
+) -> dict[str, str]:
+    """train, valid, test -> the array of a file that holds it.
+
+    Args:
+        shapes: of each array, under its name; None of what is no array of numbers.
+        where: the file, for errors.
+        chosen: what the user says of them. Otherwise names say it; or there is only one array that may be images.
+
+    Raises:
+        DataError: neither says which array the training images are.
+    """
+    missing = [name for name in chosen.values() if name not in shapes]
+    found = dict(chosen) if chosen else by_set(shapes, where)
+    if not found:
+        numbers = {name: shape for name, shape in shapes.items() if shape and not is_label(name)}
+        images = [name for name, shape in numbers.items() if len(shape) > 2]
+        images = images or [name for name, shape in numbers.items() if len(shape) == 2 and shape[1] >= _MANY]
+        if len(images) == 1:
+            return {"train": images[0]}
+    if missing or "train" not in found:
+        listed = ", ".join(f"{name} {list(shape) if shape else 'of no numbers'}" for name, shape in shapes.items())
+        raise DataError(
+            "`dataset` must have arrays named like train, valid, test or x_train, x_val, x_test; or `arrays` must say "
+            f"which they are, as train:NAME,test:NAME. Received: {where}, which has {listed[:300] or 'none'}."
+        )
+    return found
+
+
+def checksum(content: Iterable[bytes]) -> int:
+    """Of a file that is read in pieces."""
+    found = 0
+    for piece in content:
+        found = zlib.crc32(piece, found)
     return found

@@ -53,23 +53,43 @@ def open_stream(name: str, data_dir: str) -> dict[str, Records]:
     return splits
 
 
-def _open(name, data_dir) -> dict[str, Records]:
+def is_folder(path: pathlib.Path) -> bool:
+    """Whether TFDS prepared a data set in this folder, or in the folders of its versions."""
+    return _newest(path) is not None
+
+
+def _newest(path):
+    folders = [path, *sorted((file for file in path.iterdir() if file.is_dir()), reverse=True)] if path.is_dir() else []
+    return next((folder for folder in folders if (folder / "dataset_info.json").is_file()), None)
+
+
+def _builder(name, data_dir):
     import tensorflow_datasets as tfds  # slow to import, and only needed here
 
+    folder = _newest(pathlib.Path(name).expanduser())
     try:
+        if folder is not None:
+            return tfds.builder_from_directory(folder)
         builder = tfds.builder(name, data_dir=os.path.expanduser(data_dir) or None)
     except tfds.core.DatasetNotFoundError:
         _check_depth(name, data_dir)
         near = ", ".join(difflib.get_close_matches(name, tfds.list_builders(), 3))
         hint = f" Did you mean {near}?" if near else ""
         raise DataError(
-            f"`dataset` must be digits, a TFDS name, an .npz file or a folder. Received: {name}.{hint}"
+            f"`dataset` must be digits, a TFDS name, or a file or folder that exists. Received: {name}.{hint}"
         ) from None
     except Exception as error:
         raise DataError(f"`dataset` must be a data set that TFDS can open. Received: {name} ({error}).") from None
     if not builder.is_prepared():
         _check_depth(name, data_dir)
         builder = _prepare(name, builder)
+    return builder
+
+
+def _open(name, data_dir) -> dict[str, Records]:
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name, data_dir)
     features: typing.Any = builder.info.features
     if "image" not in features or "train" not in builder.info.splits:
         raise DataError(f"`dataset` must have images and a train split. Received: {name}, which has not.")

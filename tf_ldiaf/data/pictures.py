@@ -1,0 +1,269 @@
+"""Images in picture files: in a folder, or in a .zip or .tar archive."""
+
+import concurrent.futures
+import functools
+import io
+import pathlib
+import tarfile
+import typing
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tf_ldiaf.data import arrays
+from tf_ldiaf.data.splits import Source, by_set, set_named
+from tf_ldiaf.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")  # Pillow knows more, and starts other programs for some
+_ENDINGS = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+_FOREIGN = {"__MACOSX", "@eaDir"}
+_THREADS, _PIECE = 4, 256
+
+
+class Reading(typing.NamedTuple):
+    """How pictures are read; see `data.load`."""
+
+    image_size: tuple[int, ...] = ()
+    skip_unreadable: bool = False
+
+
+class _UnreadableError(Exception):
+    """Why a picture cannot be read."""
+
+
+def open_folder(path: pathlib.Path, reading: Reading) -> dict[str, Source]:
+    """The sets of a folder, see `_by_set`."""
+    try:
+        files = {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.is_file()}
+    except OSError as error:
+        raise DataError(f"`dataset` must be a folder that can be read. Received: {path} ({error.strerror}).") from None
+    return _open(path, list(files), lambda name: files[name].read_bytes(), reading)
+
+
+def open_archive(path: pathlib.Path, reading: Reading) -> dict[str, Source]:
+    """The same of a .zip or .tar archive, which may be packed by gzip."""
+    files = _unpacked(path)
+    return _open(path, list(files), files.__getitem__, reading)
+
+
+def _unpacked(path) -> dict[str, bytes]:
+    """The content of each file of an archive."""
+    errors = (zipfile.BadZipFile, tarfile.TarError, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError)
+    found, size = {}, 0
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                arrays.check_size(sum(member.file_size for member in archive.infolist()), path)
+                return {member.filename: archive.read(member) for member in archive.infolist() if not member.is_dir()}
+        with tarfile.open(path) as archive:
+            for member in archive:
+                size += member.size
+                arrays.check_size(size, path)
+                content = archive.extractfile(member) if member.isfile() else None  # no link is followed
+                if content:
+                    found[member.name] = content.read()
+    except errors as error:
+        raise DataError(f"`dataset` must be an archive that can be read. Received: {path} ({error}).") from None
+    return found
+
+
+def _open(path, names, read, reading):
+    files = [name for name in names if not _is_hidden(name)]
+    sets, num_others = _by_set(files, path), sum(not _is_picture(name) for name in files)
+    found = {split: [name for name in part if _is_picture(name)] for split, part in sets.items()}
+    for split, part in found.items():
+        if not part:
+            raise DataError(
+                f"`dataset` must hold {split} pictures ({', '.join(FORMATS)}). Received: {path}, which holds none."
+            )
+    return {
+        split: Source(
+            functools.partial(_read, path, part, read, reading, num_others), functools.partial(_crc, part, read)
+        )
+        for split, part in found.items()
+    }
+
+
+def _is_picture(name):
+    return pathlib.PurePath(name).suffix.lower() in _ENDINGS
+
+
+def _is_hidden(name):
+    return any(part.startswith(".") or part in _FOREIGN for part in pathlib.PurePath(name).parts)
+
+
+def _by_set(names, path) -> dict[str, list[str]]:
+    """The files of each set: it is the first folder on the way to a file whose name means one.
+
+    Without any such folder, all files are train.
+
+    Raises:
+        DataError: there is no train, there are two folders for one set, or some pictures are in no set.
+    """
+    folders = {name: pathlib.PurePath(name).parts[:-1] for name in names}
+    meaning = {part for parts in folders.values() for part in parts if set_named(part)}
+    first = {name: next((part for part in parts if part in meaning), "") for name, parts in folders.items()}
+    sets = by_set(sorted(set(first.values()) - {""}), str(path))
+    if not sets:
+        return {"train": names}
+    said = " and ".join(sets.values())
+    if "train" not in sets:
+        raise DataError(f"`dataset` must have a folder train beside {said}. Received: {path}.")
+    others = [name for name, folder in first.items() if not folder and _is_picture(name)]
+    if others:
+        other = [*folders[others[0]], pathlib.PurePath(others[0]).name][0]
+        raise DataError(
+            f"`dataset` must have its pictures in {said} only, or in other folders named like train, valid and test. "
+            f"Received: {path}, which has {other} beside them."
+        )
+    return {split: [name for name in names if first[name] == folder] for split, folder in sets.items()}
+
+
+def _crc(names, read):
+    checksum = 0
+    for name in names:
+        checksum = zlib.crc32(read(name), zlib.crc32(name.encode(), checksum))
+    return checksum
+
+
+def _read(path, names, read, reading, num_others):
+    found, skipped = decoded(names, read, path, reading)
+    said = [f"{skipped} that cannot be read"] * bool(skipped) + [f"{num_others} other files"] * bool(num_others)
+    empty = sum(map(_is_empty, found))
+    if said:
+        print(f"Left out of {path}: {' and '.join(said)}.", flush=True)
+    if empty:
+        print(f"Of one colour in {path}: {empty} of {len(found)} pictures.", flush=True)
+    return found
+
+
+def decoded(names: Sequence[str], read: Callable[[str], bytes], where: typing.Any, reading: Reading) -> tuple:
+    """Pictures of one size as uint8 [n, H, W], and how many were skipped.
+
+    Args:
+        names, read: of the pictures, and what gives the content of one.
+        where: they are, for errors.
+        reading: see there.
+
+    Raises:
+        DataError: a picture cannot be read, or their sizes differ and `image_size` is not given.
+    """
+    paper = _paper(names[:_PIECE], read)
+    pictures, skipped = [], 0
+
+    def one(name):
+        try:
+            return as_grey(read(name), paper, reading.image_size)
+        except _UnreadableError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        for name, picture in zip(names, threads.map(one, names), strict=True):
+            if isinstance(picture, _UnreadableError):
+                if not reading.skip_unreadable:
+                    raise DataError(
+                        f"`dataset` must hold readable pictures, or `skip_unreadable` be given. Received: {where}, "
+                        f"{name} ({picture})."
+                    )
+                skipped += 1
+                continue
+            if not pictures:
+                arrays.check_size(picture.size * len(names), where)
+            if pictures and picture.shape != pictures[0].shape:
+                raise DataError(
+                    "`dataset` must hold pictures of one size, or `image_size` must say to which one they are scaled, "
+                    f"as 64,48 for height and width. Received: {where}, whose first is {_size(pictures[0])} and whose "
+                    f"{name} is {_size(picture)}."
+                )
+            pictures.append(picture)
+    if not pictures:
+        raise DataError(f"`dataset` must hold readable pictures. Received: {where}, of which none is.")
+    return np.stack(pictures), skipped
+
+
+def _is_empty(picture):
+    """Whether it has one colour."""
+    return bool((picture == picture.flat[0]).all())
+
+
+def _size(picture):
+    return " x ".join(map(str, picture.shape))
+
+
+def as_grey(content: bytes, paper: int = 255, image_size: tuple[int, ...] = ()) -> np.ndarray:
+    """A picture file as uint8 [H, W]: upright, on paper of that grey, and scaled to `image_size` if it is given.
+
+    Raises:
+        _UnreadableError: it is no such file, is damaged, or has several pictures or too many pixels.
+    """
+    try:
+        bombs = warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning)
+        with bombs, Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            num = getattr(picture, "n_frames", 1)
+            if picture.format == "TIFF" and num > 1:
+                raise ValueError(f"{num} pictures in one file")
+            grey = _grey(ImageOps.exif_transpose(picture), paper)
+            if image_size:
+                grey = ImageOps.fit(grey, (image_size[1], image_size[0]), Image.Resampling.LANCZOS)
+            return np.asarray(grey)
+    except UnidentifiedImageError:
+        raise _UnreadableError("no picture of these kinds") from None
+    except Exception as error:  # there is no end of what readers make of a damaged file
+        raise _UnreadableError(str(error) or type(error).__name__) from None
+
+
+def is_one(path: pathlib.Path) -> bool:
+    """Whether the path is that of a picture file, by its name."""
+    return path.suffix.lower() in _ENDINGS and path.is_file()
+
+
+def one(path: pathlib.Path) -> np.ndarray:
+    """The picture of a file, uint8 [H, W]; errors as of `decoded`."""
+    return decoded([path.name], lambda name: path.read_bytes(), path.parent, Reading())[0][0]
+
+
+def _grey(picture, paper):
+    """A Pillow picture of any mode as one of 8 bits."""
+    if picture.mode.startswith(("I", "F")):  # 16 or 32 bits
+        x = np.asarray(picture)
+        white = 65535 if picture.mode != "F" else 255 if x.max() > 1 else 1
+        if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= white):
+            raise ValueError(f"values from {x.min():g} to {x.max():g}")
+        return Image.fromarray(np.round(x * (255 / white)).astype("uint8"))
+    if not picture.has_transparency_data:
+        return picture.convert("L")
+    drawn = picture.convert("RGBA")
+    on_paper = Image.new("RGBA", drawn.size, (paper, paper, paper, 255))
+    on_paper.alpha_composite(drawn)
+    return on_paper.convert("L")
+
+
+def _paper(names, read):
+    """What transparent pictures lie on: white, unless one of them is then all of one colour, and on black is not."""
+    for name in names:
+        try:
+            on_white, on_black = (as_grey(read(name), paper) for paper in (255, 0))
+        except _UnreadableError:
+            continue
+        if not np.array_equal(on_white, on_black) and not (_is_empty(on_white) and _is_empty(on_black)):
+            return 0 if _is_empty(on_white) else 255
+    return 255
+
+
+def resized(images: Mapping[str, np.ndarray], image_size: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Images [n, H, W], uint8 or float32, cropped to the aspect of `image_size` (H, W) and scaled to it."""
+
+    def one(image):
+        picture = ImageOps.fit(Image.fromarray(image), (image_size[1], image_size[0]), Image.Resampling.LANCZOS)
+        return np.clip(np.asarray(picture), 0, 255 if image.dtype == "uint8" else 1)
+
+    return {
+        name: x
+        if x.shape[1:] == tuple(image_size)
+        else np.array([one(image) for image in x], x.dtype).reshape(-1, *image_size)
+        for name, x in images.items()
+    }

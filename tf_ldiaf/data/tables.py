@@ -1,0 +1,80 @@
+"""Images in tables of text, a row each: CSV, .amat, and either in .gz."""
+
+import pathlib
+
+import numpy as np
+
+from tf_ldiaf.data import arrays, compressed
+from tf_ldiaf.data.splits import is_label
+from tf_ldiaf.errors import DataError
+
+_MOST_CLASSES = 1000
+
+
+def is_one(head: bytes) -> bool:
+    """Whether a file that begins so is of this kind: text, whose second line is numbers."""
+    try:
+        lines = head.decode().splitlines()
+    except UnicodeDecodeError:
+        return False
+    first = lines[1] if len(lines) > 2 else lines[0] if lines else ""  # the last may be cut
+    cells = _cells(first)
+    return bool(cells) and all(_is_number(cell) for cell in cells[:-1] or cells)
+
+
+def shapes(path: pathlib.Path) -> dict[str, tuple[int, ...] | None]:
+    """The shape of its only array, "", as far as its first line says it.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with compressed.opened(path) as content:
+        return {"": (1, len(_cells(content.readline(1 << 20).decode(errors="replace"))))}
+
+
+def read(path: pathlib.Path, name: str) -> np.ndarray:
+    """The numbers of all rows without their labels, [n, H * W]; errors as of `shapes`.
+
+    A column is labels if the header says so; or if all columns are one more than a square, and it is the first or the
+    last one, and whole numbers.
+    """
+    lines = compressed.whole(path).decode(errors="replace").splitlines()
+    names = _cells(lines[0])
+    if all(map(_is_number, names)):
+        names = [""] * len(names)
+    else:
+        lines = lines[1:]
+    arrays.check_size(8 * len(lines) * len(names), path)
+    try:
+        x = np.loadtxt(lines, delimiter="," if "," in lines[0] else None, ndmin=2, comments=None)
+    except (ValueError, IndexError, OverflowError) as error:
+        raise DataError(f"`dataset` must be a table of numbers. Received: {path} ({error}).") from None
+    if any(map(is_label, names)):
+        return x[:, [not is_label(of_one) for of_one in names]]
+    width = x.shape[1]
+    if arrays.side_of_square(width) or not arrays.side_of_square(width - 1):
+        return x
+    labels = [column for column in (0, width - 1) if _may_be_labels(x[:, column])]
+    if len(labels) != 1:
+        raise DataError(
+            f"`dataset` must have rows of pixels, after a line of names if one column is labels. Received: {path} with "
+            f"{width} numbers in a row, none or two of which may be labels."
+        )
+    return np.delete(x, labels[0], axis=1)
+
+
+def _may_be_labels(column):
+    is_whole = (column == np.round(column)).all() and column.min() >= 0
+    return is_whole and 2 <= len(np.unique(column)) <= _MOST_CLASSES
+
+
+def _cells(line):
+    return [cell.strip().strip('"') for cell in (line.split(",") if "," in line else line.split())]
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
