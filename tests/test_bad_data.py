@@ -77,7 +77,7 @@ NPZ = [
     arrays(), arrays(x=GOOD, z=GOOD), arrays(valid=GOOD), arrays(train=np.array([GOOD, "text"], dtype=object)),
     arrays(train=np.array([None])), arrays(train=np.array(["a", "b"])), arrays(train=np.array([b"a"])),
     arrays(train=np.zeros(3, [("a", "u1"), ("b", "f4")])), arrays(train=GOOD.astype("complex64")),
-    arrays(train=GOOD.astype("int32") + 300), arrays(train=GOOD.astype("datetime64[s]")), arrays(train=GOOD / 255 - 0.1),
+    arrays(train=GOOD + np.int32(300)), arrays(train=GOOD.astype("datetime64[s]")), arrays(train=GOOD / 255 - 0.1),
     arrays(train=GOOD / 200), arrays(train=np.full((9, 4, 4), np.nan)), arrays(train=np.uint8(3)),
     arrays(train=GOOD[:0]), arrays(train=GOOD[:1]), arrays(train=GOOD[:, :0]),
     arrays(train=GOOD[..., np.newaxis].repeat(2, 3)),

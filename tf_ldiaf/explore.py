@@ -12,7 +12,10 @@ from tf_ldiaf.paths import as_path
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("saved_model", "", "A folder that tf_ldiaf.export wrote.", FLAGS)
 flags.DEFINE_string(
-    "images", "", "An .npz file; the first 24 images of its first array are to pick from (default: samples).", FLAGS
+    "images",
+    "",
+    "Images of which the first 24 are to pick from: an .npz file, a picture, or a folder (default: samples).",
+    FLAGS,
 )
 flags.DEFINE_integer("port", 0, "The port of this machine that the page is at (0: any that is free).", 0, 65535, FLAGS)
 flags.DEFINE_bool("browser", True, "Open the page in the browser.", FLAGS)

@@ -11,7 +11,12 @@ flags.DEFINE_string("saved_model", "", "A folder that tf_ldiaf.export wrote.", F
 flags.DEFINE_integer("num", 64, "How many samples, or reconstructions at most.", 1, 10_000, FLAGS)
 flags.DEFINE_integer("seed", 0, "The same seed gives the same picture.", 0, 2**31 - 1, FLAGS)
 flags.DEFINE_string("out", "", "Picture of the samples or reconstructions, .png; the arrays go beside it, .npz.", FLAGS)
-flags.DEFINE_string("reconstruct", "", "An .npz file whose first array of images is reconstructed instead.", FLAGS)
+flags.DEFINE_string(
+    "reconstruct",
+    "",
+    "Images to reconstruct instead: an .npz file, whose first array is taken, a picture, or a folder.",
+    FLAGS,
+)
 flags.DEFINE_string("graph", "", "Picture (.png), DOT (.dot) or JSON (.json) of the latent graph.", FLAGS)
 
 

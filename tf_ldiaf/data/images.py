@@ -144,8 +144,7 @@ def load(
         value_range=",".join(map(str, value_range or ())),
         skip_unreadable=skip_unreadable,
     )
-    found = sources.open_splits(settings)
-    return sources.read(found, found, settings)
+    return sources.read(sources.open_splits(settings), ["train", "valid", "test"], settings)
 
 
 def read_images(file: str | os.PathLike, argument: str = "file") -> np.ndarray:

@@ -89,7 +89,7 @@ def _opened(path, flag):
     except DataError:
         raise
     except _UNREADABLE as error:
-        if "Object arrays" in str(error):
+        if "Object arrays" in str(error) or "Python objects" in str(error):
             raise DataError(
                 f"{flag} must be arrays of numbers, and no pickled objects, which may run any program when they are "
                 f"read. Received: {path}. If you trust it, convert it: x = numpy.load({path.name!r}, allow_pickle=True)"

@@ -44,7 +44,8 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
     is_path = path.is_absolute() or dataset.startswith((".", "~")) or path.is_file()
     is_folder = path.is_dir() and (is_path or str(path) != dataset or not tfds.knows(dataset))
     if (is_path or is_folder) and tfds.is_folder(path):
-        is_path = is_folder = False  # TFDS opens it
+        open_it = tfds.open_stream if settings.stream else tfds.open_splits
+        return open_it(dataset, settings.data_dir)
     if settings.stream:
         if dataset == "digits" or is_path or is_folder:
             raise DataError(f"`stream` needs a `dataset` of TFDS. Received: {dataset}.")

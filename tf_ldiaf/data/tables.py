@@ -1,5 +1,6 @@
 """Images in tables of text, a row each: CSV, .amat, and either in .gz."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -35,8 +36,8 @@ def shapes(path: pathlib.Path) -> dict[str, tuple[int, ...] | None]:
 def read(path: pathlib.Path, name: str) -> np.ndarray:
     """The numbers of all rows without their labels, [n, H * W]; errors as of `shapes`.
 
-    A column is labels if the header says so; or if all columns are one more than a square, and it is the first or the
-    last one, and whole numbers.
+    A column is labels if the header says so. Where the columns are one more than a square, the first or the last one
+    is: the one of whole numbers, or of far fewer different ones.
     """
     lines = compressed.whole(path).decode(errors="replace").splitlines()
     names = _cells(lines[0])
@@ -54,18 +55,20 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
     width = x.shape[1]
     if arrays.side_of_square(width) or not arrays.side_of_square(width - 1):
         return x
-    labels = [column for column in (0, width - 1) if _may_be_labels(x[:, column])]
-    if len(labels) != 1:
+    (few, column), (more, _) = sorted((_num_classes(x[:, column]), column) for column in (0, width - 1))
+    if 2 * few > more:
         raise DataError(
             f"`dataset` must have rows of pixels, after a line of names if one column is labels. Received: {path} with "
-            f"{width} numbers in a row, none or two of which may be labels."
+            f"{width} numbers in a row."
         )
-    return np.delete(x, labels[0], axis=1)
+    return np.delete(x, column, axis=1)
 
 
-def _may_be_labels(column):
+def _num_classes(column):
+    """How many labels there are in a column; infinite if it cannot be labels."""
+    num = len(np.unique(column))
     is_whole = (column == np.round(column)).all() and column.min() >= 0
-    return is_whole and 2 <= len(np.unique(column)) <= _MOST_CLASSES
+    return num if is_whole and 2 <= num <= _MOST_CLASSES else math.inf
 
 
 def _cells(line):

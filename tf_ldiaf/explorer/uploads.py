@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tf_ldiaf import data
+from tf_ldiaf.data.pictures import FORMATS
 from tf_ldiaf.errors import DataError, RequestError
 from tf_ldiaf.explorer.asked import MOST_AT_ONCE
 
 _MOST_PIXELS = 20_000_000
 _MOST_UNPACKED = 100_000_000  # bytes
-_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")  # Pillow knows more, and starts other programs for some
 
 
 def images_of(file: bytes, image_shape: tuple[int, int]) -> np.ndarray:
@@ -54,7 +54,7 @@ def _of_npz(file, image_shape):
 
 def _of_picture(file, image_shape):
     try:
-        with Image.open(io.BytesIO(file), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(file), formats=FORMATS) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise RequestError(
                     f"`file` must have at most {_MOST_PIXELS:,} pixels. Received: {picture.width} x {picture.height}."
@@ -67,7 +67,7 @@ def _of_picture(file, image_shape):
         raise
     except UnidentifiedImageError:
         raise RequestError(
-            f"`file` must be a picture ({', '.join(_FORMATS)}) or an .npz file of images. Received: another file."
+            f"`file` must be a picture ({', '.join(FORMATS)}) or an .npz file of images. Received: another file."
         ) from None
     except Exception as error:  # there is no end of what readers make of a damaged file
         raise RequestError(f"`file` must be a readable picture. Received: {error}.") from None

@@ -23,7 +23,7 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         out: the picture, .png.
         num: samples; or how many images of the file are reconstructed, at most.
         seed: seed of the draws.
-        reconstruct: an .npz file of images, thresholded at one half if they are grey; "" for samples.
+        reconstruct: images as `data.read_images` takes them, thresholded at one half if they are grey; "" for samples.
 
     Returns:
         The .npz file beside the picture: `probs`, `images`, and `originals` of reconstructions.
