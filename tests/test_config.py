@@ -16,7 +16,8 @@ METHODS = ["vae", "vae_iaf", "fc_vae", "graph_vae", "ldiaf"]
 
 EVERY_SETTING_CHANGED = {
     "dataset": "mnist", "data_dir": "/a folder/with spaces", "binarization": "dynamic", "validation_fraction": 0.1,
-    "limit_train": 1000, "method": "graph_vae", "num_nodes": 3, "node_dim": 7, "num_flow_steps": 0,
+    "limit_train": 1000, "image_size": (8, 6), "arrays": "train:a,test:b c", "value_range": "-1,7.5",
+    "skip_unreadable": True, "method": "graph_vae", "num_nodes": 3, "node_dim": 7, "num_flow_steps": 0,
     "encoder_units": (9, 8), "decoder_units": (5,), "channels": (8, 9), "root_components": 5,
     "node_units": (4, 3, 2), "initial_gate_prob": 0.3, "final_temperature": 0.05, "edge_cost": 0.2,
     "structure_epochs": 11, "epochs": 12, "batch_size": 13, "optimizer": "adamw", "learning_rate": 1.23456789e-5,

@@ -92,8 +92,8 @@ def _opened(path, flag):
         if "Object arrays" in str(error) or "Python objects" in str(error):
             raise DataError(
                 f"{flag} must be arrays of numbers, and no pickled objects, which may run any program when they are "
-                f"read. Received: {path}. If you trust it, convert it: x = numpy.load({path.name!r}, allow_pickle=True)"
-                "; then numpy.savez('images.npz', train=numpy.stack(list(x)))."
+                f"read. Received: {path}. If you trust it, convert it: x = numpy.load({path.name!r}, None, True), where "
+                "True allows them; then numpy.savez('images.npz', train=numpy.stack(list(x)))."
             ) from None
         raise DataError(
             f"{flag} must be a readable .npz or .npy file of numbers. Received: {path} ({error})."
