@@ -7,7 +7,7 @@ import numpy as np
 from tf_ldiaf.config import DataSettings
 from tf_ldiaf.data import npz, sources
 from tf_ldiaf.data.arrays import as_pictures
-from tf_ldiaf.data.binarization import binarize, threshold
+from tf_ldiaf.data.binarization import binarize, eight_bit, threshold
 from tf_ldiaf.data.records import Records
 from tf_ldiaf.data.splits import Source
 from tf_ldiaf.errors import DataError
@@ -24,6 +24,7 @@ class TrainingImages(typing.NamedTuple):
     """Two sets of images, disjoint unless none is held out for validation, each [n, H, W], uint8 or float32.
 
     Pixels are 0 or 1, but for the training images of a dynamic binarisation: grey in 0-255 (uint8) or 0-1 (float32).
+    With another likelihood than bernoulli all are uint8 in 0-255.
     Training images that are streamed are `Records` of uint8.
     """
 
@@ -73,7 +74,7 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
 
 
 def load_test(settings: DataSettings) -> np.ndarray:
-    """The test images, [n, H, W], uint8 of 0 and 1; of a stream 50,000 at most.
+    """The test images, [n, H, W], uint8 of 0 and 1, or as the likelihood has them; of a stream 50,000 at most.
 
     A source without a test set has a fifth of its training images for one, drawn with a fixed seed; of a stream the
     last of each file. Otherwise no training image is read, unless `sources.read` needs them to tell binary images from
@@ -107,13 +108,16 @@ def described(settings: DataSettings, images: TrainingImages | np.ndarray) -> st
     kind = {
         "threshold": "made black and white at half grey",
         "dynamic": "made black and white by draws from their grey",
+        "256 values": "of 256 values",
     }
-    kind = kind.get(settings.binarization, "black and white as they are")
+    kind = kind.get(settings.kind_of_pixels, "black and white as they are")
     return f"Images of {settings.dataset}: {num}; {' x '.join(map(str, shape[1:]))} pixels, {kind}."
 
 
-def read_images(file: str, argument: str = "file") -> np.ndarray:
-    """The images of the first array of an .npz file, thresholded at one half: [n, H, W], float32 in {0, 1}.
+def read_images(file: str, argument: str = "file", is_binary: bool = True) -> np.ndarray:
+    """The images of the first array of an .npz file: [n, H, W], thresholded at one half, float32 in {0, 1}.
+
+    If they are not to be binary: uint8 in 0-255.
 
     Raises:
         DataError: the file is missing or unreadable, or its array does not hold images; it speaks of `argument`.
@@ -122,7 +126,7 @@ def read_images(file: str, argument: str = "file") -> np.ndarray:
     if not any(len(x) for x in arrays.values()):
         raise DataError(f"`{argument}` must be an .npz file with images. Received: {file}, which has none.")
     [images] = arrays.values()
-    return threshold(images).astype("float32")
+    return threshold(images).astype("float32") if is_binary else eight_bit(images)
 
 
 def _test_apart(splits):
