@@ -25,7 +25,8 @@ EVERY_SETTING_CHANGED = {
     "steps_per_execution": 7, "jit_compile": False, "on_nonfinite": "skip",
 }  # fmt: skip
 FLOW_SETTINGS_CHANGED = {"method": "vae_iaf", "flow_units": (6, 5), "context_dim": 3, "distribute": "mirrored",
-                         "stream": True, "decoder": "additive"}  # fmt: skip
+                         "stream": True, "decoder": "additive", "likelihood": "discretized_logistic",
+                         "likelihood_components": 5}  # fmt: skip
 EDGES_CHANGED = {"method": "ldiaf", "edges": "5-1,4-2"}
 ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGED, FLOW_SETTINGS_CHANGED, EDGES_CHANGED]
 

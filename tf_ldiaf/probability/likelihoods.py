@@ -29,8 +29,8 @@ class Categorical(tfd.Categorical):
     """TFP's Categorical of the values 0 .. K - 1, with a `mean`."""
 
     def _mean(self):
-        probs = self.probs_parameter()
-        return tf.linalg.matvec(probs, tf.range(probs.shape[-1], dtype=probs.dtype))
+        probs = tf.exp(_log_softmax(self.logits_parameter()))
+        return tf.reduce_sum(probs * tf.range(probs.shape[-1], dtype=probs.dtype), axis=-1)
 
 
 class DiscretizedLogistic(tfd.Distribution):
@@ -47,7 +47,7 @@ class DiscretizedLogistic(tfd.Distribution):
     sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)).
 
     `mean` is that of the logistics before they are rounded, cut at 0 and at 255. It differs from the mean of the whole
-    numbers by less than 0.001 at scales from 1/2 on, and by 1/2 at most. Of several channels it takes each where the
+    numbers by less than 0.03 at scales from 1/2 on, and by 1/2 at most. Of several channels it takes each where the
     means of those before it put it. That is exact as far as nothing is cut.
 
     Args:
@@ -90,14 +90,14 @@ class DiscretizedLogistic(tfd.Distribution):
         outer = tf.shape(event)[: -len(self._image_shape)]
         x = tf.reshape(event, tf.concat([outer, [*self._grid, self._num_channels, 1]], axis=0))
         channels = tf.unstack(x, axis=-2)
-        locs = tf.stack([self._loc_of(c, channels) for c in range(self._num_channels)], axis=-2)
+        offsets = [channels[c] - self._loc_of(c, channels) for c in range(self._num_channels)]
         precision = tf.exp(-self._log_scale)
-        centre = (x - locs) * precision
+        centre = tf.stack(offsets, axis=-2) * precision
         below, above = centre - 0.5 * precision, centre + 0.5 * precision
         is_lowest, is_highest = x <= 0.0, x >= _HIGHEST
         log_probs = -tf.where(is_highest, 0.0, softplus(-above)) - tf.where(is_lowest, 0.0, softplus(below))
         log_probs += tf.where(is_lowest | is_highest, 0.0, tf.math.log(-tf.math.expm1(-precision)))
-        of_components = tf.reduce_sum(log_probs, axis=-2) + tf.nn.log_softmax(self._logits)
+        of_components = tf.reduce_sum(log_probs, axis=-2) + _log_softmax(self._logits)
         of_pixels = tf.reduce_logsumexp(of_components, axis=-1)
         return tf.reduce_sum(of_pixels, axis=list(range(-len(self._grid), 0)))
 
@@ -111,7 +111,7 @@ class DiscretizedLogistic(tfd.Distribution):
         for c in range(self._num_channels):
             loc, scale = self._loc_of(c, means), tf.exp(self._log_scale[..., c, :])
             means.append(scale * (softplus(loc / scale) - softplus((loc - _HIGHEST) / scale)))
-        weights = tf.nn.softmax(self._logits)
+        weights = tf.exp(_log_softmax(self._logits))
         return self._as_images(tf.stack([tf.reduce_sum(weights * mean, axis=-1) for mean in means], axis=-1))
 
     def _sample_n(self, n, seed=None):
@@ -132,6 +132,11 @@ class DiscretizedLogistic(tfd.Distribution):
         """[..., *image_shape] of [..., H, W, C]."""
         outer = tf.shape(channels)[: -1 - len(self._grid)]
         return tf.reshape(channels, tf.concat([outer, self._image_shape], axis=0))
+
+
+def _log_softmax(logits):
+    # TensorFlow's own takes no more than five axes on a CPU.
+    return logits - tf.reduce_logsumexp(logits, axis=-1, keepdims=True)
 
 
 def grid_and_channels(image_shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
