@@ -80,7 +80,9 @@ CASES = {
     ),
     "BernoulliLikelihood": case(BernoulliLikelihood, [(5, 2, 3, 2)], (None, 2, 3, 2), False, of_likelihood),
     "Categorical": case(Categorical, [(5, 2, 3, 512)], (None, 2, 3, 512), False, of_likelihood),
-    "DiscretizedLogistic": case(lambda: DiscretizedLogistic(4), [(5, 2, 3, 24)], (None, 2, 3, 24), False, of_likelihood),
+    "DiscretizedLogistic": case(
+        lambda: DiscretizedLogistic(4), [(5, 2, 3, 24)], (None, 2, 3, 24), False, of_likelihood
+    ),
     "StackedDense": case(lambda: StackedDense(4, 3, "he_normal"), [(4, 5, 6)], (4, None, 6)),
     "StackedDense of others": case(
         lambda: StackedDense(2, 3, WIDE, False, [4, 2]),

@@ -82,7 +82,9 @@ def test_gradients_are_finite_at_both_ends_and_at_every_scale(jit_compile):
     for x in (0.0, 1.0, 128.0, 254.0, 255.0):
         for part in gradient(tf.constant(x)):
             assert np.isfinite(part).all()
-    assert np.abs(gradient(tf.constant(128.0))[1].numpy()[..., 2:4]).max(axis=-1).min() > 0.0  # wide logistics, too, are moved
+    assert (
+        np.abs(gradient(tf.constant(128.0))[1].numpy()[..., 2:4]).max(axis=-1).min() > 0.0
+    )  # wide logistics, too, are moved
 
 
 def coupled(num_channels, num_components=2, seed=1):
@@ -115,7 +117,9 @@ def joint_probs():
 def test_channels_follow_those_before_them():
     """The conditional of the second channel in float64, for a single component."""
     loc, log_scale = np.array([[90.0], [120.0]]), np.array([[2.0], [1.0]])
-    parts = [tf.constant(x[np.newaxis, np.newaxis], tf.float32) for x in (np.zeros(1), loc, log_scale, np.array([[-0.7]]))]
+    parts = [
+        tf.constant(x[np.newaxis, np.newaxis], tf.float32) for x in (np.zeros(1), loc, log_scale, np.array([[-0.7]]))
+    ]
     distribution = likelihoods.DiscretizedLogistic(*parts, (1, 1, 2))
     first, second = stats.logistic(90.0, np.exp(2.0)), stats.logistic(120.0 - 0.7 * (60 - 127.5), np.exp(1.0))
     expected = np.log(first.cdf(60.5) - first.cdf(59.5)) + np.log(second.cdf(170.5) - second.cdf(169.5))

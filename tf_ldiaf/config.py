@@ -15,6 +15,7 @@ from tf_ldiaf.fields import Checked, setting, to_text
 
 _FLOWS = "a flow"
 _GATES = "learned gates"
+_LOGISTICS = "the likelihood discretized_logistic"
 
 # The methods are settings of one model. `fixed` cannot be changed; `default` can. Whether gates are learned is whether
 # `structure_epochs` can be changed.
@@ -134,6 +135,7 @@ class ModelSettings(Checked):
         "10 for colour.",
         low=1,
         high=1000,
+        needs=_LOGISTICS,
     )
 
     def __post_init__(self) -> None:
@@ -155,7 +157,9 @@ class ModelSettings(Checked):
 
     def _uses(self, field: dataclasses.Field) -> bool:
         """Whether the model has what the setting needs."""
-        return {"": True, _FLOWS: bool(self.num_flow_steps), _GATES: self.learns_gates}[field.metadata["needs"]]
+        likelihood = getattr(self, "likelihood", "discretized_logistic")  # a setting of the data
+        has = {"": True, _FLOWS: bool(self.num_flow_steps), _GATES: self.learns_gates}
+        return (has | {_LOGISTICS: likelihood == "discretized_logistic"})[field.metadata["needs"]]
 
     def _fill_in_method(self) -> None:
         method = _METHODS[self.method]
@@ -288,11 +292,6 @@ class Config(ExecutionSettings, TrainingSettings, ModelSettings, DataSettings):
             raise ConfigError(
                 f"`structure_epochs` must be at least 1 with `method={self.method}`, which learns gates unless it is "
                 "given `edges`. Received: 0."
-            )
-        if self.likelihood_components is not None and self.likelihood != "discretized_logistic":
-            raise ConfigError(
-                "`likelihood_components` needs `likelihood=discretized_logistic`. "
-                f"Received: {self.likelihood_components} with {self.likelihood}."
             )
         if self.on_nonfinite == "skip" and self.distribute != "none":
             raise ConfigError(f"`on_nonfinite=skip` needs `distribute=none`. Received: {self.distribute}.")

@@ -248,4 +248,5 @@ def global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
 
 def _sum(x):
     # By a product with ones: XLA on a CPU takes eight times as long for full sums.
-    return tf.reduce_sum(tf.linalg.matvec(tf.reshape(x, [-1, x.shape[-1]]), tf.ones(x.shape[-1:])))
+    width = x.shape[-1] if x.shape.rank else 1
+    return tf.reduce_sum(tf.linalg.matvec(tf.reshape(x, [-1, width]), tf.ones([width])))

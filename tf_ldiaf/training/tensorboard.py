@@ -45,7 +45,9 @@ class TensorBoardLog:
         """The settings, for the HParams page, which shows them beside the validation scalars."""
         settings = config.to_json()
         with self._writing(self.valid):
-            hp.hparams({k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()})
+            hp.hparams(
+                {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items() if v is not None}
+            )
 
     def scalars(self, step: int, row: dict) -> None:
         """One row of the history; columns `val_*` go to the validation writer. Phase 0 is structure, 1 final."""
