@@ -29,7 +29,7 @@ def grey(num, *shape, seed=0):
 def made(likelihood, x, **settings):
     keras.utils.set_random_seed(0)
     model = LDIAF(2, 2, 0, likelihood=likelihood, **SMALL | settings)
-    model.compile(jit_compile=False)
+    model.compile(jit_compile=False, run_eagerly=True)
     model.fit(x, batch_size=4, verbose=0)
     return model
 
@@ -174,7 +174,7 @@ def test_what_goes_with_bernoulli_alone_is_refused_with_others():
     with pytest.raises(ValueError, match=r"binarization must be none with a likelihood of 256 values\. Received"):
         LDIAF(likelihood="categorical").compile(binarization="dynamic")
     for binarization in ("dynamic", "threshold"):
-        with pytest.raises(ConfigError, match="`binarization` must be none with `likelihood=categorical`. Received"):
+        with pytest.raises(ConfigError, match=r"`binarization` must be none with `likelihood=categorical`\. Received"):
             Config(likelihood="categorical", binarization=binarization)
     with pytest.raises(ConfigError, match="needs the likelihood discretized_logistic, which this ldiaf lacks"):
         Config(likelihood="categorical", likelihood_components=2)
