@@ -41,7 +41,7 @@ def make_launch(model, num_images, num_steps, batch):
         rows = tf.gather(order, call % per_epoch * num_steps * batch + tf.range(num_steps * batch))
         rows = tf.reshape(tf.gather(packed, rows), [num_steps, batch, -1, 1])
         bits = tf.bitwise.right_shift(rows, tf.constant([7, 6, 5, 4, 3, 2, 1, 0], tf.uint8)) & 1
-        images = tf.reshape(bits, [num_steps, batch, -1])[..., : model.num_pixels]
+        images = tf.reshape(bits, [num_steps, batch, -1])[..., : model.num_dims]
         return model.train_step((tf.reshape(images, [num_steps, batch, *model.image_shape]), tf.constant(num_steps)))[
             "elbo"
         ]
@@ -70,7 +70,7 @@ def export(launch, arguments, model, config, num_steps, folder):
     outputs = {int(parameter): int(output) for output, parameter in re.findall(r"\{(\d+)\}: \((\d+), \{\}", header)}
     (folder / "step.mlir").write_text(str(compiler_ir(stage="stablehlo", platform_name="CPU")))
     np.savez(folder / "state.npz", **{f"v{i}": variable.numpy() for i, variable in enumerate(captured)})
-    sizes = {name: getattr(config, name, model.num_pixels) for name in peers.SIZES}
+    sizes = {name: getattr(config, name, model.num_dims) for name in peers.SIZES}
     meta = {
         "num_variables": len(captured),
         "output_of_parameter": outputs,

@@ -25,7 +25,7 @@ def _table(group):
 
 def _as_flag(default):
     if default is None:
-        return "the method's"
+        return "see there"
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     return f"`{str(default).lower() if isinstance(default, bool) else default}`" if str(default) else "none"

@@ -16,7 +16,7 @@ METHODS = ["vae", "vae_iaf", "fc_vae", "graph_vae", "ldiaf"]
 
 EVERY_SETTING_CHANGED = {
     "dataset": "mnist", "data_dir": "/a folder/with spaces", "binarization": "dynamic", "validation_fraction": 0.1,
-    "limit_train": 1000, "image_size": (8, 6), "arrays": "train:a,test:b c", "value_range": "-1,7.5",
+    "limit_train": 1000, "image_size": (8, 6), "color": "keep", "arrays": "train:a,test:b c", "value_range": "-1,7.5",
     "skip_unreadable": True, "method": "graph_vae", "num_nodes": 3, "node_dim": 7, "num_flow_steps": 0,
     "encoder_units": (9, 8), "decoder_units": (5,), "channels": (8, 9), "root_components": 5,
     "node_units": (4, 3, 2), "initial_gate_prob": 0.3, "final_temperature": 0.05, "edge_cost": 0.2,
@@ -26,7 +26,8 @@ EVERY_SETTING_CHANGED = {
     "steps_per_execution": 7, "jit_compile": False, "on_nonfinite": "skip",
 }  # fmt: skip
 FLOW_SETTINGS_CHANGED = {"method": "vae_iaf", "flow_units": (6, 5), "context_dim": 3, "distribute": "mirrored",
-                         "stream": True, "decoder": "additive"}  # fmt: skip
+                         "stream": True, "decoder": "additive", "likelihood": "discretized_logistic",
+                         "likelihood_components": 5}  # fmt: skip
 EDGES_CHANGED = {"method": "ldiaf", "edges": "5-1,4-2"}
 ROUND_TRIPS = [*({"method": method} for method in METHODS), EVERY_SETTING_CHANGED, FLOW_SETTINGS_CHANGED, EDGES_CHANGED]
 
@@ -59,9 +60,11 @@ def test_json_round_trip(settings):
 def test_json_has_all_settings_but_those_of_parts_that_the_model_lacks():
     """So that a default that changes later does not concern runs without the part."""
     gates = {"initial_gate_prob", "final_temperature", "edge_cost"}
-    assert set(Config().to_json()) == set(FIELDS)
-    assert set(Config(edges="all").to_json()) == set(FIELDS) - gates
-    assert set(Config(method="vae").to_json()) == set(FIELDS) - gates - {"flow_units", "context_dim"}
+    binary = set(FIELDS) - {"likelihood_components"}
+    assert set(Config(likelihood="discretized_logistic").to_json()) == set(FIELDS)
+    assert set(Config().to_json()) == binary
+    assert set(Config(edges="all").to_json()) == binary - gates
+    assert set(Config(method="vae").to_json()) == binary - gates - {"flow_units", "context_dim"}
 
 
 @pytest.mark.parametrize("settings", ROUND_TRIPS)

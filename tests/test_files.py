@@ -229,11 +229,15 @@ def test_other_ranges_and_arrays_are_named(tmp_path):
     np.testing.assert_allclose(found, TRAIN / 255, atol=1e-6)
 
 
-def test_colour_becomes_grey_by_what_the_eye_sees(tmp_path):
+def test_colour_is_kept_or_becomes_grey_by_what_the_eye_sees(tmp_path):
     colour = RNG.integers(0, 256, (9, 8, 6, 3)).astype("uint8")
+    of_test = np.sort(np.random.default_rng(0).permutation(9)[:2])  # a fifth of the images is the test set
     expected = tf.image.rgb_to_grayscale(colour)[..., 0].numpy().astype(int)
     for path in (npz(tmp_path / "a.npz", train=colour), pictures(tmp_path / "place", colour)):
-        assert np.abs(data.load(path)["train"] - expected).max() <= 1
+        np.testing.assert_array_equal(data.load(path)["train"], colour)
+        np.testing.assert_array_equal(data.load_test(Config(dataset=path, likelihood="categorical")), colour[of_test])
+        assert np.abs(data.load(path, color="grey")["train"] - expected).max() <= 1
+        assert data.load_test(Config(dataset=path)).shape == (2, 8, 6)
 
 
 @pytest.mark.parametrize("ink", [0, 255])

@@ -11,6 +11,9 @@ import tensorflow as tf
 from tf_ldiaf import layers
 from tf_ldiaf.layers import (
     AdditiveDecoder,
+    BernoulliLikelihood,
+    Categorical,
+    DiscretizedLogistic,
     Gates,
     GaussianNetworks,
     InverseAutoregressiveFlow,
@@ -47,6 +50,11 @@ def of_flow(layer, z, context):
     return [every.forward(z), every.forward_log_det_jacobian(z, event_ndims=1)]
 
 
+def of_likelihood(layer, outputs):
+    distribution = layer(outputs, image_shape=(2, 3, 2))
+    return [distribution.mean(), distribution.log_prob(tf.ones([2, 3, 2]))]
+
+
 def case(make, inputs=(), build_shape=None, is_callable=True, method=None, no_gradient=()):
     """How the layer is made; what it takes; what it is built for; its method of (layer, *inputs), if not its call."""
     return types.SimpleNamespace(
@@ -63,7 +71,18 @@ FLOW_INPUTS = [(5, 2), (5, 3)]
 WIDE = {"class_name": "RandomNormal", "config": {"stddev": 2.0}}
 CASES = {
     "AdditiveDecoder": case(lambda: AdditiveDecoder(3, 2, (4, 5), [8]), [(5, 6)], (None, 6)),
+    "AdditiveDecoder of colours": case(
+        lambda: AdditiveDecoder(3, 2, (4, 5, 3), [8], numbers_per_pixel=12), [(5, 6)], (None, 6)
+    ),
     "MaskedDecoder": case(lambda: MaskedDecoder(np.eye(2).reshape(2, 1, 2), 3, [8]), [(5, 6)], (None, 6)),
+    "MaskedDecoder of greys": case(
+        lambda: MaskedDecoder(np.eye(2).reshape(2, 1, 2), 3, [8], numbers_per_pixel=2), [(5, 6)], (None, 6)
+    ),
+    "BernoulliLikelihood": case(BernoulliLikelihood, [(5, 2, 3, 2)], (None, 2, 3, 2), False, of_likelihood),
+    "Categorical": case(Categorical, [(5, 2, 3, 512)], (None, 2, 3, 512), False, of_likelihood),
+    "DiscretizedLogistic": case(
+        lambda: DiscretizedLogistic(4), [(5, 2, 3, 24)], (None, 2, 3, 24), False, of_likelihood
+    ),
     "StackedDense": case(lambda: StackedDense(4, 3, "he_normal"), [(4, 5, 6)], (4, None, 6)),
     "StackedDense of others": case(
         lambda: StackedDense(2, 3, WIDE, False, [4, 2]),

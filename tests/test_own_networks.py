@@ -180,7 +180,7 @@ def dense(inputs, *outputs):
         ({"encoder": lambda: dense((9,), 3, 2)}, r"encoder must give features \[B, F\]\. Received: .*\(None, 3, 2\)\."),
         (
             {"decoder": lambda: dense((4,), 8)},
-            r"decoder must give a logit for each of the 9 pixels.* Received: .*8\)\.",
+            r"decoder must give 9 numbers for an image, 1 for each pixel of \(3, 3\), .* Received: .*8\)\.",
         ),
     ],
 )

@@ -188,7 +188,7 @@ def test_model_card_without_metrics_says_so(run, model, tmp_path):
 def test_an_export_that_fails_leaves_the_old_model_and_nothing_else(run, exported, tmp_path, monkeypatch):
     shutil.copytree(exported, tmp_path / "out")
     before = (tmp_path / "out" / "graph.json").read_bytes()
-    monkeypatch.setattr(pictures, "grid", lambda *_: exec("raise OSError('No space left on device')"))
+    monkeypatch.setattr(pictures, "grid", lambda *_, **__: exec("raise OSError('No space left on device')"))
     with pytest.raises(FileError, match="No space left on device"):
         saved_model.export(run, tmp_path / "out", overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["out"]

@@ -16,6 +16,7 @@ from tf_ldiaf.fields import Checked, setting, to_text
 
 _FLOWS = "a flow"
 _GATES = "learned gates"
+_LOGISTICS = "the likelihood discretized_logistic"
 
 # The methods are settings of one model. `fixed` cannot be changed; `default` can. Whether gates are learned is whether
 # `structure_epochs` can be changed.
@@ -30,17 +31,25 @@ _METHODS: dict[str, dict[str, dict[str, int]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Checked):
-    """Which images, how they are split, and how they become binary."""
+    """Which images, how they are split, and what is modelled of them."""
 
     dataset: str = setting(
         "digits",
         "digits, the name of a TFDS image data set, a file of images (.npz, .mat, CSV, ...), or a folder of them.",
     )
     data_dir: str = setting("", "Where TFDS keeps its prepared data sets (default: TFDS's own choice).")
+    likelihood: str = setting(
+        "bernoulli",
+        "What a pixel may be, and so what a model says of it. bernoulli: black or white. discretized_logistic: one of "
+        "256 values, near ones alike; for grey and colour. categorical: one of 256 values, each with a probability of "
+        "its own.",
+        choices=("bernoulli", "discretized_logistic", "categorical"),
+    )
     binarization: str = setting(
-        "threshold",
-        "threshold: grey > 0.5. dynamic: a fresh Bernoulli(grey) at every visit (validation and test drawn once). "
-        "none: the data are 0/1 already.",
+        None,
+        "How grey becomes black or white, with --likelihood=bernoulli. threshold: grey > 0.5. dynamic: a fresh "
+        "Bernoulli(grey) at every visit (validation and test drawn once). none: the data are 0/1 already. Default: "
+        "threshold; and none with another likelihood, which takes grey and colour as they are.",
         choices=("threshold", "dynamic", "none"),
     )
     validation_fraction: float = setting(
@@ -49,6 +58,11 @@ class DataSettings(Checked):
         "training images, trained on like the others, is what validation numbers are then of).",
         low=0,
         high=0.9,
+    )
+    color: str = setting(
+        "auto",
+        "Whether colour is kept, or becomes grey. auto: it is kept where pixels have 256 values.",
+        choices=("auto", "keep", "grey"),
     )
     image_size: tuple[int, ...] = setting(
         (), "HEIGHT,WIDTH: images are cropped to this aspect, and scaled (none: as they are).", low=1, high=10_000
@@ -72,6 +86,12 @@ class DataSettings(Checked):
         if len(self.image_size) not in (0, 2):
             raise ConfigError(f"`image_size` must be HEIGHT,WIDTH. Received: {to_text(self.image_size)}.")
         _ = self.chosen_arrays, self.values_from_to  # are checked
+        if self.binarization is None:
+            self._set("binarization", "threshold" if self.is_binary else "none")
+        if self.binarization != "none" and not self.is_binary:
+            raise ConfigError(
+                f"`binarization` must be none with `likelihood={self.likelihood}`. Received: {self.binarization}."
+            )
         if self.stream and self.limit_train:
             raise ConfigError(f"`stream` takes no `limit_train`. Received: {self.limit_train}.")
 
@@ -104,6 +124,21 @@ class DataSettings(Checked):
         return low, high
 
     @property
+    def is_binary(self) -> bool:
+        """Whether pixels are made 0 and 1. Otherwise they are whole numbers from 0 to 255."""
+        return self.likelihood == "bernoulli"
+
+    @property
+    def keeps_color(self) -> bool:
+        """Whether images of colour are [n, H, W, 3]."""
+        return self.color == "keep" or (self.color == "auto" and not self.is_binary)
+
+    @property
+    def kind_of_pixels(self) -> str:
+        """How they became binary, or that they are not: numbers of different kinds do not compare."""
+        return self.binarization if self.is_binary else "256 values"
+
+    @property
     def dataset_name(self) -> str:
         """`dataset`, without the folders above a file: where it lay concerns no reader of a table or model card."""
         path = pathlib.Path(self.dataset)
@@ -116,9 +151,11 @@ class ModelSettings(Checked):
     """Which model: its latent graph and the sizes of its networks; what is None is filled in from the method."""
 
     method: str = setting("ldiaf", "Which settings of the model.", choices=tuple(_METHODS))
-    num_nodes: int = setting(None, "N, latent nodes.", low=1, high=1000)
-    node_dim: int = setting(None, "D, dimensions of each node.", low=1, high=100_000)
-    num_flow_steps: int = setting(None, "T, inverse autoregressive steps per node.", low=0, high=1000)
+    num_nodes: int = setting(None, "N, latent nodes. Default: the method's.", low=1, high=1000)
+    node_dim: int = setting(None, "D, dimensions of each node. Default: the method's.", low=1, high=100_000)
+    num_flow_steps: int = setting(
+        None, "T, inverse autoregressive steps per node. Default: the method's.", low=0, high=1000
+    )
     edges: str = setting(
         "",
         "A latent graph to use instead of learning one, with pairs PARENT-CHILD where PARENT > CHILD, such as 5-1,4-2; "
@@ -145,6 +182,14 @@ class ModelSettings(Checked):
     flow_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every masked network.", low=1, needs=_FLOWS)
     context_dim: int = setting(32, "Width of h, what a node's flow is told of the image.", low=1, needs=_FLOWS)
     initial_gate_prob: float = setting(0.5, "Gate probability at the start.", low=0.05, high=0.95, needs=_GATES)
+    likelihood_components: int = setting(
+        None,
+        "Logistics that are mixed in each pixel, with --likelihood=discretized_logistic. Default: 1 for grey images, "
+        "10 for colour.",
+        low=1,
+        high=1000,
+        needs=_LOGISTICS,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,7 +210,9 @@ class ModelSettings(Checked):
 
     def _uses(self, field: dataclasses.Field) -> bool:
         """Whether the model has what the setting needs."""
-        return {"": True, _FLOWS: bool(self.num_flow_steps), _GATES: self.learns_gates}[field.metadata["needs"]]
+        likelihood = getattr(self, "likelihood", "discretized_logistic")  # a setting of the data
+        has = {"": True, _FLOWS: bool(self.num_flow_steps), _GATES: self.learns_gates}
+        return (has | {_LOGISTICS: likelihood == "discretized_logistic"})[field.metadata["needs"]]
 
     def _fill_in_method(self) -> None:
         method = _METHODS[self.method]
@@ -209,7 +256,9 @@ class ModelSettings(Checked):
 class TrainingSettings(Checked):
     """How a model is trained; `Config` fills in `structure_epochs` from the method."""
 
-    structure_epochs: int = setting(None, "Epochs that learn the gates, before they are fixed.", low=0)
+    structure_epochs: int = setting(
+        None, "Epochs that learn the gates, before they are fixed. Default: the method's.", low=0
+    )
     final_temperature: float = setting(
         0.1,
         "The gates' temperature falls from 1 to this, geometrically, over --structure_epochs.",
@@ -277,8 +326,8 @@ class ExecutionSettings(Checked):
 class Config(ExecutionSettings, TrainingSettings, ModelSettings, DataSettings):
     """One experiment: data, model, training and execution, checked as a whole when it is made.
 
-    Settings whose default is None are filled in from the method (`num_nodes`, `node_dim`,
-    `num_flow_steps`, `structure_epochs`).
+    Settings whose default is None are filled in: `num_nodes`, `node_dim`, `num_flow_steps` and `structure_epochs` from
+    the method, `binarization` from the likelihood. `likelihood_components` depends on the images, and stays.
 
     Raises:
         ConfigError: a value of the wrong type or out of range, an unknown choice, or settings that exclude each other.
@@ -345,12 +394,13 @@ class Config(ExecutionSettings, TrainingSettings, ModelSettings, DataSettings):
         return changed
 
     def to_flags(self) -> list[str]:
-        """The flags that make this configuration: the method, and departures from its defaults only."""
-        usual = Config(method=self.method)
+        """The flags that make this configuration: the method, and departures from what follows from it only."""
+        first = ["method"] if self.is_binary else ["method", "likelihood"]
+        usual = Config(**{name: getattr(self, name) for name in first})
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(usual, f.name)]
         if self.edges:
             names.remove("structure_epochs")
-        return [f"--{name}={to_text(getattr(self, name))}" for name in ["method", *names]]
+        return [f"--{name}={to_text(getattr(self, name))}" for name in [*first, *names]]
 
 
 def _edge(pair: str) -> tuple[int, int]:

@@ -36,8 +36,6 @@ def given_settings(flag_values: flags.FlagValues) -> dict[str, Any]:
 
 def _define(field, group, flag_values):
     kind, default, text = kind_of(field), field.default, field.metadata["help"]
-    if default is None:
-        text += " Default: the method's."
     if kind is tuple:
         flags.DEFINE_list(
             field.name,

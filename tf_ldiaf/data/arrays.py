@@ -32,12 +32,15 @@ def check_size(num_bytes: int, path: pathlib.Path | str, flag: str = "`dataset`"
 
 
 def as_pictures(
-    splits: Mapping[str, np.ndarray], flag: str, value_range: tuple[float, float] | None = None
+    splits: Mapping[str, np.ndarray],
+    flag: str,
+    value_range: tuple[float, float] | None = None,
+    keep_colour: bool = False,
 ) -> dict[str, np.ndarray]:
     """Every array as [n, H, W], uint8 in 0-255 or float32 in 0-1; one shape and one dtype for all.
 
-    Colour, [n, H, W, 3], becomes grey. Values may be from 0 to 1, from 0 to 255 or from -1 to 1, of any type of
-    numbers. Which of these, they say themselves, or `value_range` does.
+    Colour, [n, H, W, 3], becomes grey, unless `keep_colour`. Values may be from 0 to 1, from 0 to 255 or from -1 to 1,
+    of any type of numbers. Which of these, they say themselves, or `value_range` does.
 
     Raises:
         DataError: arrays that are not images of one kind; it speaks of `flag`.
@@ -53,7 +56,7 @@ def as_pictures(
     if ranges:
         [of_all] = set(ranges.values())
         pictures = {name: _scaled(name, x, of_all, flag) for name, x in pictures.items()}
-    return {name: _grey(x) if x.ndim == 4 else x for name, x in pictures.items()}
+    return {name: _grey(x) if x.ndim == 4 and not keep_colour else x for name, x in pictures.items()}
 
 
 def _shaped(name, x, flag):

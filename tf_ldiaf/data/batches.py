@@ -107,12 +107,7 @@ def evaluation_batches(images: np.ndarray, batch_size: int, strategy=None) -> tf
     padding = -len(images) % size
     padded = np.concatenate([images, np.resize(images, (padding, *images.shape[1:]))])
     weights = np.concatenate([np.ones(len(images), "float32"), np.zeros(padding, "float32")])
-
-    def as_example(x, weight):
-        x = tf.cast(x, tf.float32)
-        return x, x, weight
-
-    batches = tf.data.Dataset.from_tensor_slices((padded, weights)).batch(size, drop_remainder=True).map(as_example)
+    batches = tf.data.Dataset.from_tensor_slices((padded, padded, weights)).batch(size, drop_remainder=True)
 
     def of_part(part, num_parts):
         own = slice(part * size // num_parts, (part + 1) * size // num_parts)

@@ -1,4 +1,4 @@
-"""How grey images become binary: --binarization, decided here alone."""
+"""What pixels are to a model: how grey images become binary (--binarization), or stay 0 .. 255. Decided here alone."""
 
 import math
 import typing
@@ -15,14 +15,25 @@ from tf_ldiaf.probability.noise import uniform
 _SEEDS = {"valid": 0, "test": 1}
 _DRAW_BATCH = 1000
 
+# Pixels are 0 and 1; or 8-bit, uint8 in 0-255 or float k / 255; or grey to be made binary by draws.
+Pixels = typing.Literal["binary", "eight-bit", "grey"]
+_WANTED = {
+    "binary": "0 or 1, such as those of (x > 127) for grey images",
+    "eight-bit": "uint8 in 0-255, or float k / 255 for whole numbers k",
+    "grey": "grey, uint8 in 0-255 or float in 0-1",
+}
+_NEAR = 0.1  # 255 x of a float16 x may be so far from a whole number
+
 
 def binarize(images: np.ndarray | Records, settings: DataSettings, split: str) -> typing.Any:
-    """The images of a split with pixels of 0 and 1; training images of a dynamic binarisation stay grey, for `draw`.
+    """The images of a split as their likelihood has them: pixels of 0 and 1, or of 0 .. 255.
+
+    Training images of a dynamic binarisation stay grey, for `draw`.
 
     Args:
-        images: [n, H, W], uint8 in 0-255 or float32 in 0-1; or records of uint8.
+        images: [n, H, W] or [n, H, W, C], uint8 in 0-255 or float32 in 0-1; or records of uint8.
         settings: threshold: above one half is 1. dynamic: 1 with a probability of its grey. none: threshold, of what
-            must be black and white already.
+            must be black and white already. With another likelihood than bernoulli nothing becomes binary.
         split: train, valid or test.
 
     Returns:
@@ -31,6 +42,8 @@ def binarize(images: np.ndarray | Records, settings: DataSettings, split: str) -
     Raises:
         DataError: grey images with none; of records it is said where they are read, see `Records.readable`.
     """
+    if not settings.is_binary:
+        return images if isinstance(images, Records) else eight_bit(images)
     if settings.binarization == "dynamic":
         return images if split == "train" else _drawn_once(images, _SEEDS[split])
     if isinstance(images, Records):
@@ -50,24 +63,49 @@ def threshold(images: np.ndarray) -> np.ndarray:
     return (images > _white(images) / 2).astype("uint8")
 
 
-def impossible(images, is_grey: bool = False) -> typing.Any:
+def eight_bit(images: np.ndarray) -> np.ndarray:
+    """uint8 in 0-255 of images as for `binarize`; of float the nearest."""
+    return images if images.dtype == "uint8" else np.round(255.0 * images).astype("uint8")
+
+
+def impossible(images, pixels: Pixels = "binary") -> typing.Any:
     """Which pixels are not what a model takes, NaN among them: an array of bool, or a tensor, as `images` are.
 
     Args:
         images: an array or a tensor.
-        is_grey: whether `draw` makes them binary: uint8 in 0-255 or float in 0-1. Otherwise they are 0 and 1.
+        pixels: what they must be.
     """
     if images.dtype == "bool":
         return images & ~images
-    if not is_grey:
+    if pixels == "binary":
         return ~((images == 0) | (images == 1))
-    return ~((images >= 0) & (images <= (255 if images.dtype == "uint8" else 1)))
+    if images.dtype == "uint8":
+        return images < 0  # none is
+    is_possible = (images >= 0) & (images <= 1)
+    if pixels == "eight-bit":
+        of_255 = _rounded(images)
+        is_possible &= abs(of_255 - 255 * images) < _NEAR
+    return ~is_possible
 
 
-def impossible_pixel(is_grey: bool, found: str) -> DataError:
+def impossible_pixel(pixels: Pixels, found: str) -> DataError:
     """What is said of one."""
-    wanted = "grey, uint8 in 0-255 or float in 0-1" if is_grey else "0 or 1, such as those of (x > 127) for grey images"
-    return DataError(f"`x` must have pixels that are {wanted}. Received: {found}.")
+    return DataError(f"`x` must have pixels that are {_WANTED[pixels]}. Received: {found}.")
+
+
+def values(images, pixels: Pixels) -> tf.Tensor:
+    """The whole numbers that a likelihood is asked about: float32, 0 and 1 or 0 .. 255.
+
+    Args:
+        images: "binary", or "eight-bit": uint8 in 0-255 or float in 0-1.
+        pixels: which of both.
+    """
+    x = tf.cast(images, tf.float32)
+    return x if pixels == "binary" or images.dtype == "uint8" else tf.round(255.0 * x)
+
+
+def _rounded(images):
+    return tf.round(255 * images) if tf.is_tensor(images) else np.round(255 * images)
 
 
 def draw(grey, seed) -> tf.Tensor:

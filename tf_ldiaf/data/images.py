@@ -9,7 +9,7 @@ import numpy as np
 from tf_ldiaf.config import DataSettings
 from tf_ldiaf.data import numpy_files, pictures, sources
 from tf_ldiaf.data.arrays import as_pictures
-from tf_ldiaf.data.binarization import binarize, threshold
+from tf_ldiaf.data.binarization import binarize, eight_bit, threshold
 from tf_ldiaf.data.records import Records
 from tf_ldiaf.data.splits import Source
 from tf_ldiaf.errors import DataError
@@ -26,6 +26,7 @@ class TrainingImages(typing.NamedTuple):
     """Two sets of images, disjoint unless none is held out for validation, each [n, H, W], uint8 or float32.
 
     Pixels are 0 or 1, but for the training images of a dynamic binarisation: grey in 0-255 (uint8) or 0-1 (float32).
+    With another likelihood than bernoulli all are uint8 in 0-255.
     Training images that are streamed are `Records` of uint8.
     """
 
@@ -75,7 +76,7 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
 
 
 def load_test(settings: DataSettings) -> np.ndarray:
-    """The test images, [n, H, W], uint8 of 0 and 1; of a stream 50,000 at most.
+    """The test images, [n, H, W], uint8 of 0 and 1, or as the likelihood has them; of a stream 50,000 at most.
 
     A source without a test set has a fifth of its training images for one, drawn with a fixed seed; of a stream the
     last of each file. Otherwise no training image is read, unless `sources.read` needs them to tell binary images from
@@ -109,14 +110,16 @@ def described(settings: DataSettings, images: TrainingImages | np.ndarray) -> st
     kind = {
         "threshold": "made black and white at half grey",
         "dynamic": "made black and white by draws from their grey",
+        "256 values": "of 256 values",
     }
-    kind = kind.get(settings.binarization, "black and white as they are")
+    kind = kind.get(settings.kind_of_pixels, "black and white as they are")
     return f"Images of {settings.dataset}: {num}; {' x '.join(map(str, shape[1:]))} pixels, {kind}."
 
 
 def load(
     path: str | os.PathLike,
     *,
+    color: str = "keep",
     image_size: tuple[int, ...] = (),
     arrays: Mapping[str, str] | None = None,
     value_range: tuple[float, float] | None = None,
@@ -126,19 +129,21 @@ def load(
 
     Args:
         path: of the file or folder, of any kind that the flag --dataset takes.
+        color: keep, or grey for images that become grey.
         image_size: (H, W) that images are cropped and scaled to.
         arrays: which arrays of a file the sets are, such as {"train": "x"}, where their names do not say it.
         value_range: what values are black and white, where they do not say it.
         skip_unreadable: whether pictures that cannot be read are left out.
 
     Returns:
-        set -> [n, H, W], grey: uint8 in 0-255, or float32 in 0-1.
+        set -> [n, H, W], or [n, H, W, 3] of colour: uint8 in 0-255, or float32 in 0-1.
 
     Raises:
         DataError, ConfigError: as of `load_training`.
     """
     settings = DataSettings(
         dataset=_as_existing(path),
+        color=color,
         image_size=image_size,
         arrays=",".join(f"{split}:{name}" for split, name in (arrays or {}).items()),
         value_range=",".join(map(str, value_range or ())),
@@ -147,26 +152,31 @@ def load(
     return sources.read(sources.open_splits(settings), ["train", "valid", "test"], settings)
 
 
-def read_images(file: str | os.PathLike, argument: str = "file") -> np.ndarray:
+def read_images(file: str | os.PathLike, argument: str = "file", is_binary: bool = True) -> np.ndarray:
     """The images of a file or a folder, thresholded at one half: [n, H, W], float32 in {0, 1}.
 
-    Of an .npz file that is its first array; of others the training set. A picture is one image.
+    If they are not to be binary: uint8 in 0-255, and in colour [n, H, W, 3]. Of an .npz file they are its first array,
+    of others the training set. A picture is one image.
 
     Raises:
         DataError: the file is missing or unreadable, or does not hold images; it speaks of `argument`.
     """
     path = as_path(file, argument)
     if path.suffix == ".npz":
-        arrays = as_pictures(numpy_files.read_first(path, f"`{argument}`"), f"`{argument}`")
+        first = numpy_files.read_first(path, f"`{argument}`")
+        arrays = as_pictures(first, f"`{argument}`", keep_colour=not is_binary)
     else:
         try:
-            arrays = {"": pictures.one(path)[np.newaxis]} if pictures.is_one(path) else {"": load(path)["train"]}
+            color = "grey" if is_binary else "keep"
+            arrays = (
+                {"": pictures.one(path, color)} if pictures.is_one(path) else {"": load(path, color=color)["train"]}
+            )
         except DataError as error:
             raise DataError(str(error).replace("`dataset`", f"`{argument}`")) from None
     if not any(len(x) for x in arrays.values()):
         raise DataError(f"`{argument}` must be a file with images. Received: {file}, which has none.")
     [images] = arrays.values()
-    return threshold(images).astype("float32")
+    return threshold(images).astype("float32") if is_binary else eight_bit(images)
 
 
 def _as_existing(path):

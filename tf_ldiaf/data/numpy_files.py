@@ -91,8 +91,8 @@ def _opened(path, flag):
     except _UNREADABLE as error:
         if "Object arrays" in str(error) or "Python objects" in str(error):
             raise DataError(
-                f"{flag} must be arrays of numbers, and no pickled objects, which may run any program when they are "
-                f"read. Received: {path}. If you trust it, convert it: x = numpy.load({path.name!r}, None, True), where "
+                f"{flag} must be arrays of numbers, and no pickled objects, which may run any program when read. "
+                f"Received: {path}. If you trust it, convert it: x = numpy.load({path.name!r}, None, True), where "
                 "True allows them; then numpy.savez('images.npz', train=numpy.stack(list(x)))."
             ) from None
         raise DataError(

@@ -29,6 +29,7 @@ class Reading(typing.NamedTuple):
 
     image_size: tuple[int, ...] = ()
     skip_unreadable: bool = False
+    keep_colour: bool = False
 
 
 class _UnreadableError(Exception):
@@ -142,7 +143,7 @@ def _read(path, names, read, reading, num_others):
 
 
 def decoded(names: Sequence[str], read: Callable[[str], bytes], where: typing.Any, reading: Reading) -> tuple:
-    """Pictures of one size as uint8 [n, H, W], and how many were skipped.
+    """Pictures of one size as uint8 [n, H, W], and how many were skipped; [n, H, W, 3] if colour is kept and is there.
 
     Args:
         names, read: of the pictures, and what gives the content of one.
@@ -157,7 +158,7 @@ def decoded(names: Sequence[str], read: Callable[[str], bytes], where: typing.An
 
     def one(name):
         try:
-            return as_grey(read(name), paper, reading.image_size)
+            return as_pixels(read(name), paper, reading)
         except _UnreadableError as error:
             return error
 
@@ -173,7 +174,7 @@ def decoded(names: Sequence[str], read: Callable[[str], bytes], where: typing.An
                 continue
             if not pictures:
                 arrays.check_size(picture.size * len(names), where)
-            if pictures and picture.shape != pictures[0].shape:
+            if pictures and picture.shape[:2] != pictures[0].shape[:2]:
                 raise DataError(
                     "`dataset` must hold pictures of one size, or `image_size` must say to which one they are scaled, "
                     f"as 64,48 for height and width. Received: {where}, whose first is {_size(pictures[0])} and whose "
@@ -182,7 +183,16 @@ def decoded(names: Sequence[str], read: Callable[[str], bytes], where: typing.An
             pictures.append(picture)
     if not pictures:
         raise DataError(f"`dataset` must hold readable pictures. Received: {where}, of which none is.")
-    return np.stack(pictures), skipped
+    return _stacked(pictures), skipped
+
+
+def _stacked(pictures):
+    """Pictures that may be grey or of colour, as one array."""
+    if all(picture.ndim == 2 for picture in pictures):
+        return np.stack(pictures)
+    x = np.stack([picture if picture.ndim == 3 else np.repeat(picture[..., np.newaxis], 3, -1) for picture in pictures])
+    is_grey = (x[..., :1] == x).all()
+    return x[..., 0] if is_grey else x
 
 
 def _is_empty(picture):
@@ -191,11 +201,11 @@ def _is_empty(picture):
 
 
 def _size(picture):
-    return " x ".join(map(str, picture.shape))
+    return " x ".join(map(str, picture.shape[:2]))
 
 
-def as_grey(content: bytes, paper: int = 255, image_size: tuple[int, ...] = ()) -> np.ndarray:
-    """A picture file as uint8 [H, W]: upright, on paper of that grey, and scaled to `image_size` if it is given.
+def as_pixels(content: bytes, paper: int, reading: Reading) -> np.ndarray:
+    """A picture file as uint8 [H, W] or [H, W, 3]: upright, on paper of that grey, and as `reading` says.
 
     Raises:
         _UnreadableError: it is no such file, is damaged, or has several pictures or too many pixels.
@@ -206,10 +216,11 @@ def as_grey(content: bytes, paper: int = 255, image_size: tuple[int, ...] = ()) 
             num = getattr(picture, "n_frames", 1)
             if picture.format == "TIFF" and num > 1:
                 raise ValueError(f"{num} pictures in one file")
-            grey = _grey(ImageOps.exif_transpose(picture), paper)
-            if image_size:
-                grey = ImageOps.fit(grey, (image_size[1], image_size[0]), Image.Resampling.LANCZOS)
-            return np.asarray(grey)
+            pixels = _of_8_bits(ImageOps.exif_transpose(picture), paper, reading.keep_colour)
+            if reading.image_size:
+                height, width = reading.image_size
+                pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.LANCZOS)
+            return np.asarray(pixels)
     except UnidentifiedImageError:
         raise _UnreadableError("no picture of these kinds") from None
     except Exception as error:  # there is no end of what readers make of a damaged file
@@ -221,13 +232,14 @@ def is_one(path: pathlib.Path) -> bool:
     return path.suffix.lower() in _ENDINGS and path.is_file()
 
 
-def one(path: pathlib.Path) -> np.ndarray:
-    """The picture of a file, uint8 [H, W]; errors as of `decoded`."""
-    return decoded([path.name], lambda name: path.read_bytes(), path.parent, Reading())[0][0]
+def one(path: pathlib.Path, color: str) -> np.ndarray:
+    """The picture of a file, as the only one of `decoded`, whose errors it has. `color`: keep, or grey."""
+    return decoded([path.name], lambda name: path.read_bytes(), path.parent, Reading(keep_colour=color == "keep"))[0]
 
 
-def _grey(picture, paper):
-    """A Pillow picture of any mode as one of 8 bits."""
+def _of_8_bits(picture, paper, keep_colour):
+    """A Pillow picture of any mode as one of 8 bits, of colour if it has some and that is kept."""
+    mode = "RGB" if keep_colour and not picture.mode.startswith(("1", "L", "I", "F")) else "L"
     if picture.mode.startswith(("I", "F")):  # 16 or 32 bits
         x = np.asarray(picture)
         white = 65535 if picture.mode != "F" else 255 if x.max() > 1 else 1
@@ -235,18 +247,18 @@ def _grey(picture, paper):
             raise ValueError(f"values from {x.min():g} to {x.max():g}")
         return Image.fromarray(np.round(x * (255 / white)).astype("uint8"))
     if not picture.has_transparency_data:
-        return picture.convert("L")
+        return picture.convert(mode)
     drawn = picture.convert("RGBA")
     on_paper = Image.new("RGBA", drawn.size, (paper, paper, paper, 255))
     on_paper.alpha_composite(drawn)
-    return on_paper.convert("L")
+    return on_paper.convert(mode)
 
 
 def _paper(names, read):
     """What transparent pictures lie on: white, unless one of them is then all of one colour, and on black is not."""
     for name in names:
         try:
-            on_white, on_black = (as_grey(read(name), paper) for paper in (255, 0))
+            on_white, on_black = (as_pixels(read(name), paper, Reading()) for paper in (255, 0))
         except _UnreadableError:
             continue
         if not np.array_equal(on_white, on_black) and not (_is_empty(on_white) and _is_empty(on_black)):
@@ -255,15 +267,18 @@ def _paper(names, read):
 
 
 def resized(images: Mapping[str, np.ndarray], image_size: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Images [n, H, W], uint8 or float32, cropped to the aspect of `image_size` (H, W) and scaled to it."""
+    """Images [n, H, W] or [n, H, W, 3], uint8 or float32, cropped to the aspect of (H, W), and scaled to it."""
+    height, width = image_size
 
     def one(image):
-        picture = ImageOps.fit(Image.fromarray(image), (image_size[1], image_size[0]), Image.Resampling.LANCZOS)
+        if image.ndim == 3 and image.dtype != "uint8":  # Pillow has no floats of colour
+            return np.stack([one(image[..., channel]) for channel in range(3)], axis=-1)
+        picture = ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS)
         return np.clip(np.asarray(picture), 0, 255 if image.dtype == "uint8" else 1)
 
     return {
         name: x
-        if x.shape[1:] == tuple(image_size)
-        else np.array([one(image) for image in x], x.dtype).reshape(-1, *image_size)
+        if x.shape[1:3] == (height, width)
+        else np.array([one(image) for image in x], x.dtype).reshape(-1, height, width, *x.shape[3:])
         for name, x in images.items()
     }

@@ -36,30 +36,33 @@ class Records:
     Args:
         parts: where they are.
         decode: a function of serialized records [n] to images [n, H, W].
-        image_shape: (H, W).
+        image_shape: (H, W), or (H, W, 3).
         dtype: of the images.
     """
 
     parts: tuple[Part, ...]
     decode: Callable
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     dtype: typing.Any
 
     @classmethod
-    def of_split(cls, builder, split: str) -> typing.Self:
-        """A split of a prepared TFDS data set; colour becomes grey."""
+    def of_split(cls, builder, split: str, keep_colour: bool = False) -> typing.Self:
+        """A split of a prepared TFDS data set; colour becomes grey, unless `keep_colour`."""
         features, info = builder.info.features, builder.info.splits[split]
         image, spec = features["image"], {"image": features.tf_example_spec["image"]}
 
-        def grey(records):
+        shape = image.shape if keep_colour and image.shape[-1] == 3 else image.shape[:2]
+
+        def decode(records):
             encoded = tf.io.parse_example(records, spec)["image"]
             x = tf.map_fn(image.decode_example, encoded, fn_output_signature=image.tf_dtype)
-            x = (tf.image.rgb_to_grayscale(x) if image.shape[-1] == 3 else x)[..., 0]
-            return tf.ensure_shape(x, [None, *image.shape[:2]])
+            if len(shape) == 2:
+                x = (tf.image.rgb_to_grayscale(x) if image.shape[-1] == 3 else x)[..., 0]
+            return tf.ensure_shape(x, [None, *shape])
 
         files = zip(info.filepaths, info.shard_lengths, strict=True)
         parts = [Part(str(path), 0, num) for path, num in files if num]
-        return cls(tuple(parts), grey, image.shape[:2], image.np_dtype)
+        return cls(tuple(parts), decode, shape, image.np_dtype)
 
     def __len__(self):
         return sum(part.num for part in self.parts)

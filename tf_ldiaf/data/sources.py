@@ -45,11 +45,11 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
     is_folder = path.is_dir() and (is_path or str(path) != dataset or not tfds.knows(dataset))
     if (is_path or is_folder) and tfds.is_folder(path):
         open_it = tfds.open_stream if settings.stream else tfds.open_splits
-        return open_it(dataset, settings.data_dir)
+        return open_it(dataset, settings.data_dir, settings.keeps_color)
     if settings.stream:
         if dataset == "digits" or is_path or is_folder:
             raise DataError(f"`stream` needs a `dataset` of TFDS. Received: {dataset}.")
-        return tfds.open_stream(dataset, settings.data_dir)
+        return tfds.open_stream(dataset, settings.data_dir, settings.keeps_color)
     if dataset == "digits":
         return digits.open_splits()
     if is_folder:
@@ -70,12 +70,12 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
         raise DataError(
             f"`dataset` must be {hint}a file or a folder; those of hubs must be downloaded first. Received: {dataset}."
         )
-    return tfds.open_splits(dataset, settings.data_dir)
+    return tfds.open_splits(dataset, settings.data_dir, settings.keeps_color)
 
 
 def _of_file(path, settings):
     kind = _kind(path)
-    reading = pictures.Reading(settings.image_size, settings.skip_unreadable)
+    reading = pictures.Reading(settings.image_size, settings.skip_unreadable, settings.keeps_color)
     if kind == _ARCHIVE:
         return pictures.open_archive(path, reading)
     if kind == _PARQUET:
@@ -91,7 +91,7 @@ def _of_file(path, settings):
 def _of_folder(path, settings):
     """Pictures; or files of arrays whose names say the set, such as MNIST's four; or Parquet files."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    reading = pictures.Reading(settings.image_size, settings.skip_unreadable)
+    reading = pictures.Reading(settings.image_size, settings.skip_unreadable, settings.keeps_color)
     is_parquet = [file for file in files if file.suffix == ".parquet"]
     if is_parquet:
         return parquet.open_splits(is_parquet, path, reading)
@@ -175,13 +175,13 @@ def _kind(path, or_none=False) -> Any:
             f"{path.name!r}, 'rb')); numpy.savez('images.npz', train=x)"
         )
     raise DataError(
-        "`dataset` must be a file of images: .npz, .npy, idx, .mat, HDF5, CSV, .amat, Parquet, or an archive or a "
-        f"folder of pictures. Received: {path}, {found}."
+        "`dataset` must be a file of images: .npz, .npy, idx, .mat, HDF5, CSV, .amat, Parquet, or an archive or "
+        f"a folder of pictures. Received: {path}, {found}."
     )
 
 
 def read(splits: Mapping[str, Source], wanted: Iterable[str], settings: DataSettings) -> dict[str, np.ndarray]:
-    """The `wanted` sets, of those that `splits` has, as images [n, H, W] of one kind, see `as_pictures`.
+    """The `wanted` sets, of those that `splits` has, as images [n, H, W] or [n, H, W, 3], see `as_pictures`.
 
     No other set is read, but where no pixel of uint8 is above 1: whether these are binary images, or nearly black ones
     in 0-255, the other sets tell, which must be so too.
@@ -192,7 +192,7 @@ def read(splits: Mapping[str, Source], wanted: Iterable[str], settings: DataSett
     found = {name: splits[name].array() for name in wanted if name in splits}
     if all(x.dtype in ("uint8", "bool") and (x <= 1).all() for x in found.values()):
         found = {name: found[name] if name in found else splits[name].array() for name in splits}
-    images = arrays.as_pictures(found, "`dataset`", settings.values_from_to)
+    images = arrays.as_pictures(found, "`dataset`", settings.values_from_to, settings.keeps_color)
     if settings.image_size:
         images = pictures.resized(images, settings.image_size)
     return {name: images[name] for name in wanted if name in splits}

@@ -20,14 +20,15 @@ from tf_ldiaf.errors import DataError
 from tf_ldiaf.execution.private import no_download_retries
 
 
-def open_splits(name: str, data_dir: str) -> dict[str, Source]:
+def open_splits(name: str, data_dir: str, keep_colour: bool = False) -> dict[str, Source]:
     """The sets of a data set, see `sources.open_splits`; one that is not prepared is downloaded.
 
     Args:
         name: of the data set.
         data_dir: where TFDS keeps its data sets; "" for its own choice.
+        keep_colour: whether images of colour stay so. Otherwise they become grey.
     """
-    splits = _open(name, data_dir)
+    splits = _open(name, data_dir, keep_colour)
     size = sum(math.prod(records.shape) * np.dtype(records.dtype).itemsize for records in splits.values())
     if size > arrays.most_bytes():
         raise DataError(
@@ -44,9 +45,9 @@ def knows(name: str) -> bool:
     return name in tfds.list_builders(with_community_datasets=False)
 
 
-def open_stream(name: str, data_dir: str) -> dict[str, Records]:
+def open_stream(name: str, data_dir: str, keep_colour: bool = False) -> dict[str, Records]:
     """The same sets as records, which may be larger than memory and must be of uint8."""
-    splits = _open(name, data_dir)
+    splits = _open(name, data_dir, keep_colour)
     dtype = np.dtype(splits["train"].dtype)
     if dtype != "uint8":
         raise DataError(f"`stream` needs images of uint8. Received: {name} of {dtype}.")
@@ -86,7 +87,7 @@ def _builder(name, data_dir):
     return builder
 
 
-def _open(name, data_dir) -> dict[str, Records]:
+def _open(name, data_dir, keep_colour) -> dict[str, Records]:
     import tensorflow_datasets as tfds
 
     builder = _builder(name, data_dir)
@@ -102,7 +103,7 @@ def _open(name, data_dir) -> dict[str, Records]:
             f"`dataset` must be prepared by TFDS as tfrecord, its default. Received: {name} as {file_format.value}."
         )
     found = by_set([split for split in builder.info.splits if split.isalpha()], name)
-    return {ours: Records.of_split(builder, theirs) for ours, theirs in found.items()}
+    return {ours: Records.of_split(builder, theirs, keep_colour) for ours, theirs in found.items()}
 
 
 def _check_depth(name, data_dir):

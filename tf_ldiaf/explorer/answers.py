@@ -50,9 +50,11 @@ class Explorer:
         shapes = {name: self._ask(name).structured_input_signature[1] for name in ("encode", "decode")}
         self.image_shape = tuple(shapes["encode"]["images"].shape[1:])
         self.num_nodes, self.node_dim = shapes["decode"]["latents"].shape[1:]
-        if len(self.image_shape) != 2:
+        num_values = sampling.num_values(self.model)
+        if len(self.image_shape) != 2 or num_values != 2:
             raise FileError(
-                f"`saved_model` must draw images of (H, W). Received: {saved_model}, of {self.image_shape}."
+                "`saved_model` must draw images (H, W) of 0 and 1, which is what the page can show. "
+                f"Received: {saved_model}, of {self.image_shape} and {num_values} values."
             )
         if images is not None and images.shape[1:] != self.image_shape:
             raise FileError(f"`images` must be images of {self.image_shape}. Received: {images.shape[1:]}.")

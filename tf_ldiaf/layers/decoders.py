@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_ldiaf.layers.float32 import Float32Layer
 from tf_ldiaf.layers.stacked import StackedDense, dense_network
+from tf_ldiaf.probability.likelihoods import grid_and_channels
 
 _SMALLEST_VARIANCE = 1e-4  # of a logit: a square root's gradient has no bound at 0
 
@@ -20,7 +21,8 @@ class AdditiveDecoder(Float32Layer):
     What a node draws can then be looked at: `pictures(z)`. Two trainings may number the nodes differently, and use
     other coordinates within a node.
 
-    Called with latents [B, N * D] it gives a logit for each pixel, [B, pixels].
+    Called with latents [B, N * D] it gives the numbers that the likelihood needs, [B, pixels * numbers of each]: one
+    logit for each pixel of 0 and 1.
 
     Trainings often end with a node that is spread over several others. A `pixel_cost` of 0.03 makes that rarer. Train
     several times, keep the model with the best ELBO, and train that one on with a cost of 0.
@@ -28,11 +30,13 @@ class AdditiveDecoder(Float32Layer):
     Args:
         num_nodes: N.
         node_dim: D.
-        image_shape: (H, W).
+        image_shape: (H, W), or (H, W, C).
         units: hidden widths of each node's network.
         pixel_cost: what a training pays for each node and pixel, in nats per image: `pixel_cost` times the standard
             deviation, over the batch, of what the node adds to the pixel's logit. So few nodes draw each pixel. It is
             read when a model is compiled. Copies of the model pay it, too.
+        numbers_per_pixel: what the likelihood says, see `layers.likelihoods`. None: as many as the pixel has channels,
+            which is right for pixels of 0 and 1.
 
     Source: Lachapelle et al. 2023, arXiv 2307.02598.
 
@@ -50,14 +54,16 @@ class AdditiveDecoder(Float32Layer):
         image_shape: Sequence[int],
         units: Sequence[int] = (64, 64),
         pixel_cost: float = 0.0,
+        numbers_per_pixel: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         if not 0.0 <= pixel_cost < math.inf:
             raise ValueError(f"pixel_cost must be at least 0 and finite. Received: {pixel_cost}.")
         self.num_nodes, self.node_dim, self.image_shape = num_nodes, node_dim, tuple(image_shape)
-        self.units, self.pixel_cost = tuple(units), pixel_cost
-        widths = [*self.units, math.prod(self.image_shape)]
+        self.units, self.pixel_cost, self.numbers_per_pixel = tuple(units), pixel_cost, numbers_per_pixel
+        grid, channels = grid_and_channels(self.image_shape)
+        widths = [*self.units, math.prod(grid) * (numbers_per_pixel or channels)]
         scales = ["he_normal"] * len(self.units) + ["glorot_uniform"]
         self.stack = [
             StackedDense(num_nodes, width, scale, name=f"dense_{i}")
@@ -76,19 +82,20 @@ class AdditiveDecoder(Float32Layer):
         self.built = True
 
     def check_fits(self, num_nodes: int, node_dim: int, image_shape: tuple[int, ...]) -> None:
-        """Says if a model has other nodes, or images.
+        """Says if a model has other nodes, or images of another height or width.
 
         Raises:
             ValueError: it has.
         """
-        if (self.num_nodes, self.node_dim, self.image_shape) != (num_nodes, node_dim, image_shape):
+        grids = [grid_and_channels(shape)[0] for shape in (self.image_shape, image_shape)]
+        if (self.num_nodes, self.node_dim, grids[0]) != (num_nodes, node_dim, grids[1]):
             raise ValueError(
                 f"decoder must be one of {num_nodes} nodes of {node_dim} dimensions and images {image_shape}. "
                 f"Received: {self.num_nodes} of {self.node_dim} and {self.image_shape}."
             )
 
     def pictures(self, z: tf.Tensor) -> tf.Tensor:
-        """What each node adds to the logits: [N, B, pixels], of latents [B, N * D]."""
+        """What each node adds to the numbers: [N, B, pixels * numbers of each], of latents [B, N * D]."""
         nodes = tf.transpose(tf.reshape(z, [-1, self.num_nodes, self.node_dim]), [1, 0, 2])
         return dense_network([layer.weights_of() for layer in self.stack], nodes)
 
@@ -100,7 +107,7 @@ class AdditiveDecoder(Float32Layer):
         return tf.reduce_sum(pictures, axis=0)
 
     def get_config(self) -> dict:
-        names = ["num_nodes", "node_dim", "image_shape", "units", "pixel_cost"]
+        names = ["num_nodes", "node_dim", "image_shape", "units", "pixel_cost", "numbers_per_pixel"]
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
@@ -115,6 +122,7 @@ class MaskedDecoder(AdditiveDecoder):
         masks: [N, H, W] of 0 and 1. Each pixel belongs to one node.
         node_dim: D.
         units: hidden widths of each node's network.
+        numbers_per_pixel: as of `AdditiveDecoder`.
 
     Raises:
         ValueError: masks of another shape or with other numbers; a node without pixels; a pixel with two nodes or none.
@@ -139,7 +147,8 @@ class MaskedDecoder(AdditiveDecoder):
         return base | {"masks": self.masks.tolist()}
 
     def pictures(self, z: tf.Tensor) -> tf.Tensor:
-        return super().pictures(z) * tf.constant(self.masks.reshape(self.num_nodes, 1, -1), tf.float32)
+        masks = self.masks.reshape(self.num_nodes, 1, -1).repeat(self.numbers_per_pixel or 1, axis=-1)
+        return super().pictures(z) * tf.constant(masks, tf.float32)
 
 
 def _checked_masks(masks):

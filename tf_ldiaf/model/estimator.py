@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tf_ldiaf.probability.bounds import Terms
 
-# Importance samples are drawn so many rows (samples x images) at a time.
-_ROWS_PER_PASS = 4096
+# Importance samples are drawn so many rows (samples x images) at a time; fewer, if the decoder gives many numbers.
+_ROWS_PER_PASS, _NUMBERS_PER_PASS = 4096, 2**24
 
 
 def importance_weighted(
@@ -16,6 +16,7 @@ def importance_weighted(
     num_importance_samples: int | tf.Tensor,
     num_images: tf.Tensor,
     num_nodes: int,
+    numbers_per_image: int = 1,
 ) -> dict[str, tf.Tensor]:
     """Both bounds and the terms of the ELBO, from the same S draws.
 
@@ -28,6 +29,7 @@ def importance_weighted(
         num_importance_samples: S.
         num_images: B.
         num_nodes: N.
+        numbers_per_image: how many the decoder gives.
 
     Returns:
         elbo, log_likelihood, reconstruction: [B], nats.
@@ -40,7 +42,8 @@ def importance_weighted(
     """
     if isinstance(num_importance_samples, int) and num_importance_samples < 1:
         raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
-    most = tf.clip_by_value(_ROWS_PER_PASS // tf.maximum(num_images, 1), 1, num_importance_samples)
+    rows = max(1, min(_ROWS_PER_PASS, _NUMBERS_PER_PASS // numbers_per_image))
+    most = tf.clip_by_value(rows // tf.maximum(num_images, 1), 1, num_importance_samples)
     num_chunks = -(-num_importance_samples // most)
     chunk = -(-num_importance_samples // num_chunks)  # equal, so that few draws are made in vain
 

@@ -19,9 +19,11 @@ _CHECKED_AT_ONCE = 10_000
 class Fitted(WithoutSymbolicBuild, keras.Model):
     """A Keras model whose `fit`, `evaluate` and `predict` take images, and say so if they are not.
 
-    A subclass has an `objective`, the metrics `nonfinite_steps`, `bad_pixels` and `bad_pixels_predicted`, which its
-    steps update, and the variable `epochs_done`.
+    A subclass has `pixels`, which says what its images are, an `objective`, the metrics `nonfinite_steps`, `bad_pixels`
+    and `bad_pixels_predicted`, which its steps update, and the variable `epochs_done`.
     """
+
+    pixels: binarization.Pixels
 
     def fit(
         self,
@@ -52,7 +54,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         others = kwargs.keys() & {"sample_weight", "class_weight", "steps_per_epoch"}
         is_plain = isinstance(x, np.ndarray) and shuffle and not others
         if isinstance(x, np.ndarray):
-            self.check_images(x, self._takes_grey)
+            self.check_images(x, self._training_pixels)
         if is_plain and validation_split and validation_data is None:
             num = int(len(x) * (1.0 - validation_split))
             x, validation_data, validation_split = x[:num], x[num:], 0.0
@@ -78,7 +80,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         """As Keras's; a list is in the order of `metrics_names`.
 
         Raises:
-            DataError: pixels that are not 0 or 1.
+            DataError: pixels that the model cannot have.
         """
         x = images_of(x)
         if isinstance(x, np.ndarray):
@@ -91,7 +93,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         """The code of each image, as `encode`: [n, N, D].
 
         Raises:
-            DataError: pixels that are not 0 or 1.
+            DataError: pixels that the model cannot have.
         """
         x = images_of(x)
         if isinstance(x, np.ndarray):
@@ -103,7 +105,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
 
     def train_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
         """As Keras's; a list is in the order of `metrics_names`. Errors as of `fit`."""
-        self.check_images(np.asarray(images_of(x)), self._takes_grey)
+        self.check_images(np.asarray(images_of(x)), self._training_pixels)
         logs = super().train_on_batch(x, *args, return_dict=True, **kwargs)
         self.check_steps()
         return logs if return_dict else [logs[name] for name in self.metrics_names if name in logs]
@@ -124,22 +126,27 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         return ["loss", "elbo", "reconstruction", "kl", "active_units"]
 
     @property
-    def _takes_grey(self):
-        return self.compiled and self.objective.binarization == "dynamic"
+    def _training_pixels(self) -> binarization.Pixels:
+        return "grey" if self.compiled and self.objective.binarization == "dynamic" else self.pixels
 
-    @staticmethod
-    def check_images(x, is_grey=False):
+    def check_images(self, x, pixels: binarization.Pixels | None = None) -> None:
+        """Says if x is no array of images with pixels that the model can have, or of others if `pixels` says so.
+
+        Raises:
+            DataError: it is not.
+        """
+        pixels = pixels or self.pixels
         if not x.ndim or not len(x):
             raise DataError(f"`x` must have at least one image. Received: an array of shape {x.shape}.")
         for start in range(0, len(x), _CHECKED_AT_ONCE):
             part = x[start : start + _CHECKED_AT_ONCE]
-            impossible = binarization.impossible(part, is_grey)
+            impossible = binarization.impossible(part, pixels)
             if impossible.any():
                 first = start + int(np.argmax(impossible.reshape(len(part), -1).any(axis=1)))
                 found = part[impossible].flat[0]
-                raise binarization.impossible_pixel(is_grey, f"{found} in image {first}")
+                raise binarization.impossible_pixel(pixels, f"{found} in image {first}")
 
-    def check_pixels(self, is_grey: bool = False, counted: Total | None = None) -> None:
+    def check_pixels(self, pixels: binarization.Pixels | None = None, counted: Total | None = None) -> None:
         """Says if `train_step` or `test_step` was given pixels that the model cannot have; or what `counted` them.
 
         Raises:
@@ -147,7 +154,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         """
         num = int((counted or self.bad_pixels).result())
         if num:
-            raise binarization.impossible_pixel(is_grey, f"{num} others")
+            raise binarization.impossible_pixel(pixels or self.pixels, f"{num} others")
 
     def check_steps(self) -> None:
         """Says what was wrong with the training steps of this epoch.
@@ -156,7 +163,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             DataError: their pixels.
             NonFiniteError: a term that was infinite or not a number, unless such steps are to be skipped.
         """
-        self.check_pixels(self._takes_grey)
+        self.check_pixels(self._training_pixels)
         first = self.nonfinite_steps.first_terms() if self.objective.on_nonfinite == "stop" else None
         if first is not None:
             step, terms = first

@@ -17,21 +17,20 @@ from tf_ldiaf.layers.encoders import make_decoder, make_encoder
 from tf_ldiaf.layers.gates import Gates, edges_of
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
 from tf_ldiaf.layers.latent_graph import LatentGraph
+from tf_ldiaf.layers.likelihoods import make_likelihood
 from tf_ldiaf.model.questions import Questions
 from tf_ldiaf.model.served import ServedModel
 from tf_ldiaf.probability.bounds import Terms
-from tf_ldiaf.probability.likelihoods import Bernoulli
+from tf_ldiaf.probability.likelihoods import grid_and_channels
 from tf_ldiaf.probability.noise import stateless_seed
-
-tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
 class LDIAF(Questions):
     """Variational autoencoder with a learned latent graph and flow posteriors.
 
-    p(x given z) is a decoder's Bernoulli for each pixel. p(z) and q(z given x) are those of a `LatentGraph`. All three
-    are TFP distributions: `prior()`, `posterior(x)`, `likelihood(z)`.
+    p(x given z) is what the `likelihood` makes of a decoder's numbers. p(z) and q(z given x) are those of a
+    `LatentGraph`. All three are TFP distributions: `prior()`, `posterior(x)`, `likelihood(z)`.
 
     Called with images it returns `Terms`. It is a plain Keras model otherwise: `compile`, `fit`,
     `evaluate`, `save`, `keras.models.load_model`.
@@ -42,13 +41,18 @@ class LDIAF(Questions):
         num_flow_steps: T, inverse autoregressive steps of each node's posterior; 0 for none.
         edges: pairs (parent, child) of node numbers, to fix the graph. None: the gates are learned.
         encoder: a Keras model from images to features [B, F]; None for a network of `encoder_units`.
-        decoder: a Keras model from latents [B, N * D] or [B, N, D] to a logit for each pixel; "additive" for an
-            `AdditiveDecoder`, each of whose nodes has `decoder_units`; None for one network of `decoder_units`.
+        decoder: a Keras model from latents [B, N * D] or [B, N, D] to the numbers that the likelihood needs, a logit
+            for each pixel of 0 and 1; "additive" for an `AdditiveDecoder`, each of whose nodes has `decoder_units`;
+            None for one network of `decoder_units`.
+        likelihood: what a pixel may be. "bernoulli": 0 or 1. "discretized_logistic", "categorical": 256 values, see
+            `layers.DiscretizedLogistic` and `layers.Categorical`. Or a layer of your own, see `layers.likelihoods`.
+        likelihood_components: of "discretized_logistic": logistics of each pixel. None: 1 for grey, 10 for colour.
         encoder_units, decoder_units, channels: of the package's own encoder and decoder, see `make_encoder`.
         node_units, flow_units, context_dim, root_components, initial_gate_prob: see `LatentGraph`.
 
-    Images everywhere are [B, ...] with pixels in {0, 1}. What follows B is fixed by the first batch. Your own encoder
-    gets them in the shape of its input, if that has as many pixels. Training images may be grey, see `compile`.
+    Images everywhere are [B, H, W] or [B, H, W, C]. Pixels are 0 and 1; of 256 values they are uint8 in 0-255, or float
+    k / 255. H, W and C are fixed by the first batch. An encoder gets pixels in 0-1; your own gets them in the shape of
+    its input, if that has as many. Training images of a "bernoulli" may be grey, see `compile`.
 
     Source: the report "Latent Dependency Structure + Flow IAF optimization on Variational Autoencoder",
     after He et al. 2019 and Kingma et al. 2016 (arXiv 1606.04934).
@@ -72,6 +76,8 @@ class LDIAF(Questions):
         edges: Sequence[tuple[int, int]] | None = None,
         encoder: keras.Model | None = None,
         decoder: keras.Model | str | None = None,
+        likelihood: keras.layers.Layer | str = "bernoulli",
+        likelihood_components: int | None = None,
         encoder_units: Sequence[int] = ModelSettings.encoder_units,
         decoder_units: Sequence[int] = ModelSettings.decoder_units,
         channels: Sequence[int] = ModelSettings.channels,
@@ -89,7 +95,8 @@ class LDIAF(Questions):
         sizes = {"num_nodes": num_nodes, "node_dim": node_dim, "num_flow_steps": num_flow_steps}
         units = {"encoder_units": encoder_units, "decoder_units": decoder_units, "channels": channels}
         units |= {"node_units": node_units, "flow_units": flow_units, "context_dim": context_dim}
-        checked(ModelSettings, **sizes, **units, root_components=root_components, initial_gate_prob=initial_gate_prob)
+        components = {"root_components": root_components, "likelihood_components": likelihood_components}
+        checked(ModelSettings, **sizes, **units, **components, initial_gate_prob=initial_gate_prob)
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
         if isinstance(decoder, str) and decoder != "additive":
@@ -98,6 +105,11 @@ class LDIAF(Questions):
         self.is_additive = decoder == "additive"
         self.encoder: typing.Any = encoder
         self.decoder: typing.Any = decoder
+        self.likelihood_components, self.own_likelihood = likelihood_components, not isinstance(likelihood, str)
+        self.likelihood_name = likelihood if isinstance(likelihood, str) else likelihood.name
+        self.likelihood_layer: typing.Any = make_likelihood(likelihood, likelihood_components)
+        self.num_values = self.likelihood_layer.num_values
+        self.pixels = "binary" if self.num_values == 2 else "eight-bit"
         self.graph = LatentGraph(
             *(num_nodes, node_dim, num_flow_steps, edges, node_units, flow_units, context_dim),
             *(root_components, initial_gate_prob),
@@ -115,6 +127,7 @@ class LDIAF(Questions):
         """
         names = ["num_nodes", "node_dim", "num_flow_steps", "encoder_units", "decoder_units", "channels", "node_units"]
         names += ["flow_units", "context_dim", "root_components", "initial_gate_prob"]
+        names += ["likelihood", "likelihood_components"]
         edges = settings.fixed_edges if edges is None else edges
         decoder = None if settings.decoder == "dense" else settings.decoder
         return cls(**{name: getattr(settings, name) for name in names}, edges=edges, decoder=decoder)
@@ -123,30 +136,36 @@ class LDIAF(Questions):
 
     def build(self, input_shape) -> None:
         self.image_shape = tuple(input_shape[1:])
-        self.num_pixels = math.prod(self.image_shape)
+        self.num_dims = math.prod(self.image_shape)
+        grid, _ = grid_and_channels(self.image_shape)
+        numbers = self.likelihood_layer.numbers_per_pixel(self.image_shape)
+        self.numbers_shape, self.numbers_per_image = (*grid, numbers), math.prod(grid) * numbers
         if self.encoder is None:
             self.encoder = make_encoder(self.encoder_units, self.channels, self.image_shape)
-            self.encoder.build((None, self.num_pixels))
+            self.encoder.build((None, self.num_dims))
         if self.decoder is None:
-            self.decoder = make_decoder(self.decoder_units, self.channels, self.image_shape)
+            self.decoder = make_decoder(self.decoder_units, self.channels, self.image_shape, numbers)
             self.decoder.build((None, self.num_nodes * self.node_dim))
         elif self.decoder == "additive":  # its place among the layers is that of a dense one
-            self.decoder = AdditiveDecoder(self.num_nodes, self.node_dim, self.image_shape, self.decoder_units)
+            sizes = self.num_nodes, self.node_dim, self.image_shape, self.decoder_units
+            self.decoder = AdditiveDecoder(*sizes, numbers_per_pixel=numbers)
         if isinstance(self.decoder, AdditiveDecoder):
             self.decoder.check_fits(self.num_nodes, self.node_dim, self.image_shape)
         self.encoder_input = self._input_shape_of("encoder", self.image_shape)
         self.decoder_input = self._input_shape_of("decoder", (self.num_nodes * self.node_dim,))
-        features, logits = (
+        features, outputs = (
             network(keras.KerasTensor((None, *shape))).shape[1:]
             for network, shape in ((self.encoder, self.encoder_input), (self.decoder, self.decoder_input))
         )
         if len(features) != 1 or features[0] is None:
             raise ValueError(f"encoder must give features [B, F]. Received: one that gives {(None, *features)}.")
-        if None in logits or math.prod(logits) != self.num_pixels:
+        if None in outputs or math.prod(outputs) != self.numbers_per_image:
             raise ValueError(
-                f"decoder must give a logit for each of the {self.num_pixels} pixels of images {self.image_shape}. "
-                f"Received: one that gives {(None, *logits)}."
+                f"decoder must give {self.numbers_per_image} numbers for an image, {numbers} for each pixel of {grid}, "
+                f"as its likelihood needs. Received: one that gives {(None, *outputs)}."
             )
+        if not self.likelihood_layer.built:
+            self.likelihood_layer.build((None, *self.numbers_shape))
         self.graph.build((None, *features))
         self.built = True
 
@@ -183,14 +202,18 @@ class LDIAF(Questions):
         graph = {name: graph[name] for name in graph if name not in ("name", "trainable", "dtype")}
         units = {name: getattr(self, name) for name in ("encoder_units", "decoder_units", "channels")}
         networks |= {"decoder": "additive"} if self.is_additive else {}
+        likelihood = self.likelihood_name
+        if self.own_likelihood:
+            likelihood = keras.saving.serialize_keras_object(self.likelihood_layer)
+        networks |= {"likelihood": likelihood, "likelihood_components": self.likelihood_components}
         return {"name": self.name, **graph, **units, **networks}
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "LDIAF":
         networks = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("encoder", "decoder")
-            if config[name] is not None
+            for name in ("encoder", "decoder", "likelihood")
+            if config.get(name) is not None
         }
         return cls(**config | networks)
 
@@ -220,7 +243,7 @@ class LDIAF(Questions):
         """Draws z from the posterior and evaluates every term.
 
         Args:
-            x: [B, ...], images with pixels in {0, 1}.
+            x: [B, ...], images.
             seed: an int or a stateless seed [2], int32; None for new draws at every call.
             num_samples: S.
             training: whether learned gates are relaxed draws, instead of the most probable graph; and what own networks
@@ -240,35 +263,46 @@ class LDIAF(Questions):
         """q(z given x) of images x [B, ...], with batch shape [B] and event shape [N, D]."""
         return self.graph.posterior(self.features(x))
 
-    def likelihood(self, z, training: bool = False) -> tfp.distributions.Independent:  # pyright: ignore[reportInvalidTypeForm]
-        """p(x given z) of latents z [..., N, D], with batch shape [...] and the images' event shape."""
+    def likelihood(self, z, training: bool = False) -> tfp.distributions.Distribution:  # pyright: ignore[reportInvalidTypeForm]
+        """p(x given z) of latents z [..., N, D], with batch shape [...] and the images' event shape.
+
+        Its events are whole numbers, 0 and 1 or 0 .. 255, as float32: `values` of images.
+        """
         self._check_built("likelihood")
         z = tf.convert_to_tensor(z)
-        logits = tf.cast(self.decoder(tf.reshape(z, [-1, *self.decoder_input]), training=training), tf.float32)
-        logits = tf.reshape(logits, tf.concat([tf.shape(z)[:-2], self.image_shape], axis=0))
-        logits = tf.ensure_shape(logits, [*z.shape[:-2], *self.image_shape])
-        return tfd.Independent(Bernoulli(logits=logits, dtype=tf.float32), len(self.image_shape))
+        outputs = tf.cast(self.decoder(tf.reshape(z, [-1, *self.decoder_input]), training=training), tf.float32)
+        outputs = tf.reshape(outputs, tf.concat([tf.shape(z)[:-2], self.numbers_shape], axis=0))
+        outputs = tf.ensure_shape(outputs, [*z.shape[:-2], *self.numbers_shape])
+        return self.likelihood_layer(outputs, image_shape=self.image_shape)
+
+    def values(self, x) -> tf.Tensor:
+        """Images x [B, ...] as `likelihood` has them: float32, whole numbers."""
+        return binarization.values(x, self.pixels)
+
+    def shown(self, x) -> tf.Tensor:
+        """Images x [B, ...] as the encoder and a picture have them: float32 in 0-1."""
+        return self.scaled(self.values(x))
 
     def features(self, x, training: bool = False) -> tf.Tensor:
         """What the encoder says of images x [B, ...]: [B, F].
 
         Raises:
             ValueError: images of another size than those that the model was built for.
-            DataError: pixels that are not 0 or 1. In a graph without XLA that is TensorFlow's InvalidArgumentError; XLA
-                does not check them.
+            DataError: pixels that the model cannot have. In a graph without XLA that is TensorFlow's
+                InvalidArgumentError; XLA does not check them.
         """
         x = tf.convert_to_tensor(x)
-        impossible = binarization.impossible(x)
+        impossible = binarization.impossible(x, self.pixels)
         if not tf.executing_eagerly():
-            pixel = binarization.impossible_pixel(False, "others")
+            pixel = binarization.impossible_pixel(self.pixels, "others")
             tf.debugging.Assert(~tf.reduce_any(impossible), [str(pixel)])
         elif tf.reduce_any(impossible):
-            raise binarization.impossible_pixel(False, str(x[impossible][0].numpy()))
+            raise binarization.impossible_pixel(self.pixels, str(x[impossible][0].numpy()))
         return self.encoded(x, training)
 
     def encoded(self, x, training: bool = False) -> tf.Tensor:
         """`features` of pixels that are not looked at."""
-        x = tf.cast(x, tf.float32)
+        x = self.shown(x)
         if not self.built:
             self.build(x.shape)
         if tuple(x.shape[1:]) != self.image_shape:
@@ -284,7 +318,7 @@ class LDIAF(Questions):
         posterior = self.graph.posterior(features, self.graph.draw_gates(shape, temperature, gate_seed))
         drawn = posterior.from_noise(self.graph.noise(shape, noise_seed, first))
         return Terms(
-            log_likelihood=self.likelihood(drawn.z, training).log_prob(tf.cast(x, tf.float32)),
+            log_likelihood=self.likelihood(drawn.z, training).log_prob(self.values(x)),
             log_prior=drawn.log_prior,
             log_posterior=drawn.log_posterior,
             latents=drawn.z,

@@ -29,8 +29,9 @@ class Questions(Trainer):
                 held at them. All others are drawn given their parents: a node does not learn from its held descendants.
 
         Returns:
-            probs: [num, ...], means of p(x given z).
-            images: [num, ...], draws of 0 and 1.
+            probs: [num, ...], means of p(x given z), in 0-1: of pixels of 0 and 1 the probability of 1, of 256 values
+                the mean / 255.
+            images: [num, ...], draws: 0 and 1, or k / 255.
 
         Raises:
             ValueError: the model was neither fitted, loaded, called nor built; `num` is an int below 1; or `given` has
@@ -46,7 +47,7 @@ class Questions(Trainer):
     def decode(self, latents) -> dict[str, tf.Tensor]:
         """The picture of given latents: `probs` as in `sample`, [n, ...], of latents [n, N, D]."""
         self._check_built("decode")
-        return {"probs": self.likelihood(self._latents(latents)).mean()}
+        return {"probs": self._probs(self.likelihood(self._latents(latents)))}
 
     def resample(self, latents, keep, seed: int | tf.Tensor = 0, adjacency=None) -> dict[str, tf.Tensor]:
         """Keeps some nodes, and draws the others anew: each from its prior given its parents, from the root down.
@@ -63,7 +64,7 @@ class Questions(Trainer):
 
         Returns:
             latents: [n, N, D].
-            probs: [n, ...], means of p(x given latents).
+            probs: [n, ...], means of p(x given latents), as in `sample`.
 
         Raises:
             ValueError: a model as in `sample`, or an argument of another shape.
@@ -75,7 +76,7 @@ class Questions(Trainer):
             adjacency = _shaped("adjacency", adjacency, tf.bool, [num, num])
         noise_seed, _ = _seeds(seed)
         drawn = self.graph.prior(adjacency).resampled(latents, keep, noise_seed)
-        return {"latents": drawn, "probs": self.likelihood(drawn).mean()}
+        return {"latents": drawn, "probs": self._probs(self.likelihood(drawn))}
 
     def _latents(self, latents):
         return _shaped("latents", latents, tf.float32, [None, self.num_nodes, self.node_dim])
@@ -114,13 +115,20 @@ class Questions(Trainer):
 
     def _pictures(self, z, seed):
         likelihood = self.likelihood(z)
-        return {"probs": likelihood.mean(), "images": likelihood.sample(seed=seed)}
+        return {"probs": self._probs(likelihood), "images": self.scaled(likelihood.sample(seed=seed))}
+
+    def _probs(self, likelihood):
+        return self.scaled(likelihood.mean())
+
+    def scaled(self, values: tf.Tensor) -> tf.Tensor:
+        """Pixels in 0-1 of those that `likelihood` speaks of, 0 .. num_values - 1."""
+        return values if self.num_values == 2 else values / (self.num_values - 1.0)
 
     def log_likelihood(self, x, num_importance_samples=100, seed=0) -> tf.Tensor:
         """The importance-weighted bound on log p(x), Eq. iw.
 
         Args:
-            x: [B, ...], images with pixels in {0, 1}.
+            x: [B, ...], images, see `LDIAF`.
             num_importance_samples: S; memory does not grow with it.
             seed: scalar int.
 
@@ -154,6 +162,7 @@ class Questions(Trainer):
             num_importance_samples,
             tf.shape(features)[0],
             self.num_nodes,
+            self.numbers_per_image,
         )
         return found | {"innovations": self.codes_and_innovations(features)[1]}
 

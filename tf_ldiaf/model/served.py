@@ -13,12 +13,13 @@ _PIXELS = (tf.float32, tf.float64, tf.uint8, tf.int32, tf.int64, tf.bool)
 class ServedModel(tf.Module):
     """The six questions a SavedModel answers, for any batch size. TFP leaves no trace in the graph.
 
-    As signatures they take images as float32 [n, H, W] in {0, 1}, latents as float32 [n, N, D], `keep` and `adjacency`
-    as bool, and `seed`, `num` and `num_importance_samples` as int32 scalars. As functions of the loaded model they take
-    images, latents, counts and seeds of other types of numbers, too; numbers and seeds that are tensors must be of one
+    As signatures they take images as float32 [n, H, W] or [n, H, W, C], pixels being 0 and 1, or k / 255 of 256 values;
+    latents as float32 [n, N, D], `keep` and `adjacency` as bool, and `seed`, `num` and `num_importance_samples` as
+    int32 scalars. As functions of the loaded model they take images, latents, counts and seeds of other types of
+    numbers, too, and images of 256 values also as uint8 in 0-255. Numbers and seeds that are tensors must be of one
     type, int32 or int64.
 
-        sample(num, seed)                                      -> probs, images: [num, H, W]
+        sample(num, seed)                                      -> probs, images: [num, H, W], in 0-1
         encode(images)                                         -> codes: [n, N, D]
         reconstruct(images, seed)                              -> probs, images: [n, H, W]
         log_likelihood(images, num_importance_samples, seed)   -> log_likelihood: [n], nats
@@ -29,10 +30,13 @@ class ServedModel(tf.Module):
     Edges are shut where `adjacency`, [N, N] with adjacency[child, parent], is false; all true: the model's own graph.
     The noise depends on the seed, the node and the row.
 
-    The loaded model's variable `adjacency` is the model's own graph. `top_down`, `decoder` and `root` are the weights
-    of what draws images, layer by layer; `decoder` is empty if it is not the package's dense one.
+    `probs` are means, `images` draws of the values that pixels have, both in 0-1.
 
-    Other pixels than 0 and 1, latents that are not finite, and less than one of what is counted, are an
+    The loaded model's variable `adjacency` is the model's own graph, and `num_values` says how many values a pixel has.
+    `top_down`, `decoder` and `root` are the weights of what draws images, layer by layer; `decoder` is empty if it is
+    not the package's dense one.
+
+    Pixels that the model cannot have, latents that are not finite, and less than one of what is counted, are an
     InvalidArgumentError.
 
     Args:
@@ -42,6 +46,7 @@ class ServedModel(tf.Module):
     def __init__(self, model: typing.Any):
         super().__init__()
         self.weights = [*(variable.value for variable in model.variables), model.gates.open]
+        self.num_values = tf.Variable(model.num_values, trainable=False)
         self.adjacency = tf.Variable(model.gates.adjacency(), trainable=False)
         is_dense = not (model.own_decoder or model.is_additive or model.channels)
         self.decoder = _weights(model.decoder.layers if is_dense else [])
@@ -71,7 +76,7 @@ class ServedModel(tf.Module):
             ("decode", model.decode, [latents]),
             ("resample", resample, [latents, keep, adjacency, seed]),
         ):
-            served = _served(function, specs)
+            served = _served(function, specs, model.shown)
             setattr(self, name, served)
             self.concrete[name] = served.get_concrete_function(*specs)
 
@@ -80,8 +85,8 @@ def _weights(layers):
     return [[weight.value for weight in layer.weights] for layer in layers]
 
 
-def _served(function, specs):
-    """`function` of arguments like `specs`, of all types of numbers."""
+def _served(function, specs, shown):
+    """`function` of arguments like `specs`, of all types of numbers; `shown` makes float32 in 0-1 of uint8 images."""
 
     def checked(*arguments):
         checks = [_check(spec.name, argument) for spec, argument in zip(specs, arguments, strict=True)]
@@ -93,7 +98,8 @@ def _served(function, specs):
     # One concrete function, or TensorFlow would write it twice.
     inner = tf.function(checked, specs, autograph=False).get_concrete_function()
     outer = tf.function(
-        lambda *arguments: inner(*(_as(spec, x) for spec, x in zip(specs, arguments, strict=True))), autograph=False
+        lambda *arguments: inner(*(_as(spec, x, shown) for spec, x in zip(specs, arguments, strict=True))),
+        autograph=False,
     )
     for pixels, counts in itertools.product(_PIXELS, _COUNTS):
         types = {tf.float32: pixels, tf.int32: counts, tf.bool: tf.bool}
@@ -120,5 +126,7 @@ def _as_int32(x):
         return tf.cast(x, tf.int32)
 
 
-def _as(spec, x):
+def _as(spec, x, shown):
+    if spec.name == "images" and x.dtype == tf.uint8:
+        return shown(x)
     return _as_int32(x) if x.dtype == tf.int64 and spec.dtype == tf.int32 else tf.cast(x, spec.dtype)

@@ -68,7 +68,8 @@ class Trainer(Fitted):
             seed: everything random in the steps is a function of it and of the step's number, but for dropout of own
                 networks, which counts its own draws.
             binarization: "dynamic" if training images are grey, uint8 in 0-255 or float in 0-1: each step draws its
-                images of 0 and 1 from them. Otherwise they are 0 and 1 already.
+                images of 0 and 1 from them, which a likelihood of other values does not take. Otherwise images are
+                already as the likelihood has them.
             clip_norm: largest global norm of the gradient; 0: it is not clipped.
             kl_warmup_epochs: epochs over which the weight of the KL term rises to 1.
             structure_epochs: epochs over which the gates' temperature falls from 1, if gates are learned.
@@ -83,6 +84,8 @@ class Trainer(Fitted):
         """
         if binarization not in ("none", "threshold", "dynamic"):
             raise ValueError(f"binarization must be dynamic or none. Received: {binarization}.")
+        if binarization == "dynamic" and self.pixels != "binary":
+            raise ValueError("binarization must be none with a likelihood of 256 values. Received: dynamic.")
         checked(
             TrainingSettings,
             **{"seed": seed, "clip_norm": clip_norm, "kl_warmup_epochs": kl_warmup_epochs, "edge_cost": edge_cost},
@@ -165,7 +168,7 @@ class Trainer(Fitted):
     def _gradients(self, x, weight, step):
         """Of the loss, for each trainable variable; the `_values` that go with them; and how many pixels are bad."""
         objective = self.objective
-        num_bad_pixels = self._num_bad_pixels(x, self._takes_grey)
+        num_bad_pixels = self._num_bad_pixels(x, self._training_pixels)
         seed = tf.random.fold_in([objective.seed, 0], step)
         if objective.binarization == "dynamic":
             x = binarization.draw(x, tf.random.fold_in([objective.seed, 6], step))
@@ -183,8 +186,8 @@ class Trainer(Fitted):
         return gradients, self._values(terms), num_bad_pixels
 
     @staticmethod
-    def _num_bad_pixels(x, is_grey=False):
-        return _sum(tf.cast(binarization.impossible(x, is_grey), tf.float32))
+    def _num_bad_pixels(x, pixels):
+        return _sum(tf.cast(binarization.impossible(x, pixels), tf.float32))
 
     def _learn(self, gradients, values, weight):
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -195,7 +198,7 @@ class Trainer(Fitted):
         x = images_of(x)
         so_far, num = tf.cast(self.evaluated_images.total.value, tf.int32), tf.shape(x)[0]  # by this replica
         self.evaluated_images.update_state(tf.cast(num, tf.float32))
-        self.bad_pixels.update_state(self._num_bad_pixels(x))
+        self.bad_pixels.update_state(self._num_bad_pixels(x, self.pixels))
         first_image = so_far * tf.distribute.get_strategy().num_replicas_in_sync
         values, innovations = self._program(self._validate, "step", "gradients")(x, first_image)
         self.term_means.update_state(values, weight)
@@ -210,7 +213,7 @@ class Trainer(Fitted):
 
     def predict_step(self, data) -> tf.Tensor:
         x = images_of(keras.utils.unpack_x_y_sample_weight(data)[0])
-        self.bad_pixels_predicted.update_state(self._num_bad_pixels(x))
+        self.bad_pixels_predicted.update_state(self._num_bad_pixels(x, self.pixels))
         return self.codes_and_innovations(self.encoded(x))[0]
 
     def _shown(self, **logs):
@@ -245,4 +248,5 @@ def global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
 
 def _sum(x):
     # By a product with ones: XLA on a CPU takes eight times as long for full sums.
-    return tf.reduce_sum(tf.linalg.matvec(tf.reshape(x, [-1, x.shape[-1]]), tf.ones(x.shape[-1:])))
+    width = x.shape[-1] if x.shape.rank else 1
+    return tf.reduce_sum(tf.linalg.matvec(tf.reshape(x, [-1, width]), tf.ones([width])))

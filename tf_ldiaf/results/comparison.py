@@ -56,10 +56,10 @@ def names(folders: Sequence[RunFolder]) -> list[str]:
 def _check_comparable(folders):
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"Runs must be different. Received: {' '.join(str(folder.path) for folder in folders)}.")
-    data = [(config.dataset_name, config.binarization) for config in (folder.read_config() for folder in folders)]
+    data = [(config.dataset_name, config.kind_of_pixels) for config in (folder.read_config() for folder in folders)]
     tests = {folder.read_info().get("test_checksum") for folder in folders} - {None}
     if len(set(data)) > 1 or len(tests) > 1:
-        found = " and ".join(sorted({f"{name} ({binarization})" for name, binarization in data}))
+        found = " and ".join(sorted({f"{name} ({kind})" for name, kind in data}))
         found = found if len(set(data)) > 1 else f"{found} with other test images"
         raise ConfigError(f"Runs must be of the same images and binarisation to be compared. Received: {found}.")
 
@@ -101,6 +101,8 @@ def _results(folder):
             value = f"{metrics[f'test_{key}']:.2f}" if metrics else "not evaluated"
             value += "" if error is None else f" +- {error:.2f}"
             results[name] = value + (f" (S = {metrics['num_importance_samples']})" if metrics and "log" in key else "")
+        bits = f"{metrics['test_bits_per_dim']:.4f}" if metrics else "not evaluated"
+        results["the same, bits per dimension"] = bits
     return results
 
 

@@ -106,7 +106,10 @@ def evaluate(
     metrics["test_kl_per_node"] = [float(node) for node in kl.mean(axis=0, dtype="float64")]
     if edge_worth:
         metrics["test_edge_worth"] = _edge_worth(model, config, train, images, seed)
-    metrics["test_bits_per_dim"] = bounds.bits_per_dim(metrics["test_log_likelihood"], int(np.prod(model.image_shape)))
+    for name, nats in (("elbo_bits_per_dim", "elbo"), ("bits_per_dim", "log_likelihood")):
+        stderr = metrics[f"test_{nats}_stderr"]
+        metrics[f"test_{name}"] = bounds.bits_per_dim(metrics[f"test_{nats}"], model.num_dims)
+        metrics[f"test_{name}_stderr"] = None if stderr is None else bounds.bits_per_dim(-stderr, model.num_dims)
     return metrics | {
         "active_units": int(active.result()),
         "latent_dimensions": model.num_nodes * model.node_dim,
@@ -115,6 +118,7 @@ def evaluate(
         "seed": seed,
         "num_parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
         "dataset": config.dataset_name,
+        "likelihood": config.likelihood,
         "binarization": config.binarization,
         "method": config.method,
     }

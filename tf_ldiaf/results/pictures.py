@@ -20,41 +20,57 @@ DEAD = 0.01  # nats: a node whose KL term is less says nothing of the image
 _SMALLEST_TILE = 56  # pixels on the screen: small images are enlarged to at least this
 
 
-def grid(images: npt.ArrayLike, columns: int | None = None) -> np.ndarray:
-    """Images side by side, dark on light as ink on paper.
+def grid(images: npt.ArrayLike, columns: int | None = None, ink: bool = True) -> np.ndarray:
+    """Images side by side.
 
     Args:
-        images: [n, H, W] in 0-1.
+        images: [n, H, W] or [n, H, W, C] in 0-1.
         columns: images per row; a square grid by default.
+        ink: whether a grey 1 is dark, as ink on paper, which pixels of 0 and 1 mostly are. Otherwise it is light, as in
+            a photograph. Colours are always as they are.
 
     Returns:
-        picture: [height, width], uint8.
+        picture: [height, width], uint8; of three channels [height, width, 3]. Of other channels the mean is drawn.
     """
-    images = np.asarray(images, "float32")
-    _, height, width = images.shape
-    zoom = max(1, -(-_SMALLEST_TILE // max(height, width)))
-    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    return tiles(np.pad(images, ((0, 0), (2, 2), (2, 2))), columns)
+    light = _light(images, ink)
+    zoom = max(1, -(-_SMALLEST_TILE // max(light.shape[1:3])))
+    light = light.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    return _side_by_side(np.pad(light, [(0, 0), (2, 2), (2, 2), (0, 0)], constant_values=1), columns)
 
 
-def tiles(images: npt.ArrayLike, columns: int | None = None) -> np.ndarray:
+def tiles(images: npt.ArrayLike, columns: int | None = None, ink: bool = True) -> np.ndarray:
     """As `grid`, but of the images' own size and without margins."""
-    images = np.asarray(images, "float32")
-    num, height, width = images.shape
-    columns = columns or int(np.ceil(np.sqrt(num)))
-    padded = np.pad(images, ((0, -num % columns), (0, 0), (0, 0)))
-    picture = padded.reshape(-1, columns, height, width).swapaxes(1, 2).reshape(-1, columns * width)
-    return np.round(255 * (1 - picture.clip(0, 1))).astype("uint8")
+    return _side_by_side(_light(images, ink), columns)
 
 
-def pairs(originals: npt.ArrayLike, reconstructions: npt.ArrayLike) -> np.ndarray:
+def pairs(originals: npt.ArrayLike, reconstructions: npt.ArrayLike, ink: bool = True) -> np.ndarray:
     """A row of originals, below it the row of their reconstructions, and so on; as of `grid`."""
-    both = [np.asarray(images, "float32") for images in (originals, reconstructions)]
+    both = [_light(images, ink) for images in (originals, reconstructions)]
     num, *size = both[0].shape
     columns = max(1, int(np.ceil(np.sqrt(2 * num))))
-    padding = [(0, -num % columns), (0, 0), (0, 0)]
-    rows = [np.pad(images, padding).reshape(-1, 1, columns, *size) for images in both]
-    return grid(np.concatenate(rows, axis=1).reshape(-1, *size), columns)
+    padding = [(0, -num % columns), (0, 0), (0, 0), (0, 0)]
+    rows = [np.pad(images, padding, constant_values=1).reshape(-1, 1, columns, *size) for images in both]
+    return grid(np.concatenate(rows, axis=1).reshape(-1, *size), columns, ink=False)
+
+
+def _light(images, ink):
+    """[n, H, W, 1 or 3] in 0-1, 1 being light."""
+    images = np.asarray(images, "float32").clip(0, 1)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.shape[-1] == 3:
+        return images
+    images = images.mean(axis=-1, keepdims=True)
+    return 1 - images if ink else images
+
+
+def _side_by_side(light, columns):
+    num, height, width, depth = light.shape
+    columns = columns or int(np.ceil(np.sqrt(num)))
+    padded = np.pad(light, [(0, -num % columns), (0, 0), (0, 0), (0, 0)], constant_values=1)
+    rows = padded.reshape(-1, columns, height, width, depth).swapaxes(1, 2)
+    picture = np.round(255 * rows.reshape(-1, columns * width, depth)).astype("uint8")
+    return picture[..., 0] if depth == 1 else picture
 
 
 def node_pictures(model: LDIAF, num: int = 8, seed: int = 0) -> np.ndarray:
@@ -64,8 +80,9 @@ def node_pictures(model: LDIAF, num: int = 8, seed: int = 0) -> np.ndarray:
         picture: [height, width], uint8. Grey pixels are those that the node leaves to others.
     """
     z = model.prior().sample(num, seed=seed)
-    logits = model.decoder.pictures(tf.reshape(z, [num, -1]))
-    return grid(tf.reshape(tf.sigmoid(logits), [-1, *model.image_shape]), columns=num)
+    outputs = tf.reshape(model.decoder.pictures(tf.reshape(z, [num, -1])), [-1, *model.numbers_shape])
+    means = model.likelihood_layer(outputs, image_shape=model.image_shape).mean()
+    return grid(model.scaled(means), columns=num, ink=model.num_values == 2)
 
 
 def as_png(picture: np.ndarray) -> bytes:

@@ -8,6 +8,7 @@ import networkx as nx
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import FileError
 from tf_ldiaf.paths import shown
+from tf_ldiaf.probability.bounds import bits_per_dim
 from tf_ldiaf.results import pictures
 from tf_ldiaf.results.run_folder import RunFolder, best_row
 from tf_ldiaf.structure.elimination import Measured
@@ -66,7 +67,7 @@ def edge_decisions(
     return decisions
 
 
-def run_report(config: Config, folder: RunFolder, rows: list[dict], graph: nx.DiGraph) -> str:
+def run_report(config: Config, folder: RunFolder, rows: list[dict], graph: nx.DiGraph, num_dims: int) -> str:
     """report.md: a run on one page.
 
     Args:
@@ -74,8 +75,10 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], graph: nx.Di
         folder: the run.
         rows: of its history.
         graph: its `pictures.latent_graph`.
+        num_dims: numbers of an image.
     """
     best = best_row(rows, "final")
+    bits = bits_per_dim(best["val_elbo"], num_dims)
     lines = [
         f"# {config.method} on {config.dataset}",
         "",
@@ -84,6 +87,7 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], graph: nx.Di
         "| | |",
         "|---|---|",
         f"| best validation ELBO | {best['val_elbo']:.3f} nats, final phase, epoch {best['epoch']:.0f} |",
+        f"| the same in bits per dimension | {bits:.4f} |",
         f"| its reconstruction term | {best['val_reconstruction']:.3f} nats |",
         f"| its KL term | {best['val_kl']:.3f} nats |",
         f"| training ELBO in that epoch | {best['elbo']:.3f} nats |",
@@ -113,16 +117,22 @@ def metrics_table(metrics: dict) -> str:
     """What `evaluation.evaluate` returned, for the screen and for model cards, as a Markdown table."""
     num, samples = metrics["num_images"], metrics["num_importance_samples"]
 
-    def with_error(name):
-        error = metrics[f"test_{name}_stderr"]
-        return f"{metrics[f'test_{name}']:.2f} +- {'unknown' if error is None else f'{error:.2f}'}"
+    def with_error(name, digits=2):
+        error = metrics.get(f"test_{name}_stderr")  # earlier versions measured none of bits
+        return f"{metrics[f'test_{name}']:.{digits}f} +- {'unknown' if error is None else f'{error:.{digits}f}'}"
+
+    kind = metrics["binarization"]
+    if metrics.get("likelihood", "bernoulli") != "bernoulli":
+        kind = f"256 values, {metrics['likelihood']}"
+    has_both = "test_elbo_bits_per_dim" in metrics
 
     rows = [
         ("method", metrics["method"]),
-        ("data", f"{metrics['dataset']}, {metrics['binarization']}, {num} test images"),
+        ("data", f"{metrics['dataset']}, {kind}, {num} test images"),
         ("ELBO", f"{with_error('elbo')} nats"),
+        *([("ELBO, bits per dimension", with_error("elbo_bits_per_dim", 4))] if has_both else []),
         (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
-        ("bits per dimension", f"{metrics['test_bits_per_dim']:.4f}"),
+        ("the same, bits per dimension", with_error("bits_per_dim", 4)),
         ("reconstruction", f"{with_error('reconstruction')} nats"),
         ("KL", f"{with_error('kl')} nats"),
         *((f"KL of z{n + 1}", f"{kl:.2f} nats") for n, kl in enumerate(metrics["test_kl_per_node"])),
@@ -144,7 +154,7 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
 
     Args:
         folder: the run.
-        image_shape: (H, W).
+        image_shape: (H, W) or (H, W, C).
         name: of the SavedModel's folder.
         graph: the latent graph, a `pictures.latent_graph`.
 
@@ -164,16 +174,21 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
     is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
     weights = " (what it is worth in nats)" if is_worth else " (gate probability)" if config.learns_gates else ""
     n = config.num_nodes
+    kind, pixels = "binary images", "of 0 and 1"
+    data = f"binarisation `{config.binarization}`. Numbers on other binarisations do not compare."
+    if not config.is_binary:
+        kind, pixels = "images of 256 values", "of k / 255 for k in 0 .. 255, or uint8 in 0-255 outside of signatures"
+        data = f"256 values as they are, likelihood `{config.likelihood}`. Numbers on binary images do not compare."
     edges = f"edges from parent to child, {learned}{weights}: {edges_text(graph) or 'none'}.{dead_text(graph)}"
     return f"""# {name}
 
-A variational autoencoder of {" x ".join(map(str, image_shape))} binary images, made with tf_ldiaf.
+A variational autoencoder of {" x ".join(map(str, image_shape))} {kind}, made with tf_ldiaf.
 
 ![samples](samples.png)
 
 ## Data
 
-`{config.dataset_name}`, binarisation `{config.binarization}`. Numbers on other binarisations do not compare.
+`{config.dataset_name}`, {data}
 
 ## Method
 
@@ -205,7 +220,8 @@ Only TensorFlow is needed:
 
 Signatures: `sample(num, seed)`, `encode(images)`, `reconstruct(images, seed)`,
 `log_likelihood(images, num_importance_samples, seed)` in nats; images are float32
-[n, {", ".join(map(str, image_shape))}] of 0 and 1.
+[n, {", ".join(map(str, image_shape))}] {pixels}.
+`probs` are means of the pixels and `images` are draws, both in 0-1 like the images that go in.
 `decode(latents)` gives the `probs` of latents, float32 [n, {n}, {config.node_dim}].
 `resample(latents, keep, adjacency, seed)` keeps the nodes where `keep` is true, and draws the others
 anew, each given its parents. An edge is shut where `adjacency[child, parent]` is false:

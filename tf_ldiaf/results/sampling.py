@@ -23,7 +23,7 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         out: the picture, .png.
         num: samples; or how many images of the file are reconstructed, at most.
         seed: seed of the draws.
-        reconstruct: images as `data.read_images` takes them, thresholded at one half if they are grey; "" for samples.
+        reconstruct: images as `data.read_images` takes them; "" for samples.
 
     Returns:
         The .npz file beside the picture: `probs`, `images`, and `originals` of reconstructions.
@@ -36,20 +36,21 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
     arrays = picture_file.with_suffix(".npz")
     for file in (picture_file, arrays):
         paths.check_free(file, "out")
-    originals = data.read_images(reconstruct, "reconstruct")[:num] if reconstruct else np.zeros(0)
     if reconstruct and arrays.exists() and arrays.samefile(paths.as_path(reconstruct, "reconstruct")):
         raise FileError(f"`out` must have another name than `reconstruct`. Received: {out} for {reconstruct}.")
-    signatures = load(saved_model, "sample", "reconstruct").signatures
+    model = load(saved_model, "sample", "reconstruct")
+    signatures, is_binary = model.signatures, num_values(model) == 2
     if reconstruct:
         sizes = signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:]
-        x = originals
+        x = data.read_images(reconstruct, "reconstruct", is_binary)[:num]
         if x.shape[1:] != tuple(sizes):
             raise FileError(f"`reconstruct` must hold images of {tuple(sizes)}. Received: {x.shape[1:]}.")
+        x = x if is_binary else x / np.float32(255)
         drawn = signatures["reconstruct"](images=tf.constant(x), seed=tf.constant(seed))
-        picture, kept = pictures.pairs(x, drawn["probs"]), {"originals": x}
+        picture, kept = pictures.pairs(x, drawn["probs"], ink=is_binary), {"originals": x}
     else:
         drawn = signatures["sample"](num=tf.constant(num), seed=tf.constant(seed))
-        picture, kept = pictures.grid(drawn["probs"].numpy()), {}
+        picture, kept = pictures.grid(drawn["probs"].numpy(), ink=is_binary), {}
     try:
         picture_file.write_bytes(pictures.as_png(picture))
         np.savez_compressed(arrays, **kept, **{name: value.numpy() for name, value in drawn.items()})
@@ -90,6 +91,11 @@ def read_graph(saved_model: str | os.PathLike) -> nx.DiGraph:
         return graph
     except Exception as error:  # there is no end of what readers make of a damaged file
         raise FileError(f"`saved_model` must hold a readable graph.json. Received: {file} ({error}).") from None
+
+
+def num_values(model: typing.Any) -> int:
+    """How many values a pixel has for a SavedModel: 2, or 256."""
+    return int(model.num_values) if hasattr(model, "num_values") else 2  # which earlier versions did not say
 
 
 def load(saved_model: str | os.PathLike, *questions: str) -> typing.Any:

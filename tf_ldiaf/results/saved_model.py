@@ -38,7 +38,7 @@ def export(folder: RunFolder, out: str | os.PathLike, overwrite: bool = False) -
             model.export(scratch)
             pictures.save_graph(graph, scratch / "graph.json")
             pictures.save_graph(graph, scratch / "graph.png")
-            samples = pictures.grid(model.sample(64, seed=0)["probs"])
+            samples = pictures.grid(model.sample(64, seed=0)["probs"], ink=model.num_values == 2)
             (scratch / "samples.png").write_bytes(pictures.as_png(samples))
             (scratch / "curves.png").write_bytes(pictures.as_png(pictures.draw_curves(rows)))
             (scratch / "README.md").write_text(card)

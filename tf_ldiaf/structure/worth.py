@@ -54,7 +54,7 @@ def edge_worth(
     Args:
         model: a model that is trained. It is left as it is.
         x: [n, ...], images to train on.
-        held_out: [n, ...], images to measure on, with pixels 0 and 1. None: a random fifth of x, which these
+        held_out: [n, ...], images to measure on; of 0 and 1 if `x` is grey. None: a random fifth of x, which these
             steps leave out. Better are images that the model never saw.
         num_steps: training steps, over which the learning rate falls to 0.
         batch_size: images of a step.
@@ -100,14 +100,14 @@ def node_worth(
 
     Args:
         model: a model that is trained.
-        x: [n, ...], images with pixels 0 and 1.
+        x: [n, ...], images.
         num_samples: draws of each image.
         batch_size: images at a time.
         seed: of the draws.
 
     Raises:
         ValueError: the model saw no images yet.
-        DataError: pixels that are not 0 or 1.
+        DataError: pixels that the model cannot have.
     """
 
     def of_batch(x, first):
@@ -120,7 +120,7 @@ def node_worth(
         def lost(n):
             is_it = tf.one_hot(n, model.num_nodes)[:, tf.newaxis]
             without = model.likelihood(is_it * drawn + (1.0 - is_it) * terms.latents)
-            return tf.reduce_mean(terms.log_likelihood - without.log_prob(tf.cast(x, tf.float32)), axis=0)
+            return tf.reduce_mean(terms.log_likelihood - without.log_prob(model.values(x)), axis=0)
 
         return tf.reduce_mean(terms.kl_per_node(), axis=0), tf.stack([lost(n) for n in range(model.num_nodes)], axis=1)
 

@@ -31,7 +31,7 @@ from tf_ldiaf.training.progress import ProgressLines
 from tf_ldiaf.training.recorder import Recorder, stopped_early
 from tf_ldiaf.training.tensorboard import TensorBoardLog
 
-_VALIDATION_BATCH = 1000
+_VALIDATION_BATCH, _MOST_NUMBERS = 1000, 2**26  # images at a time; and what the decoder may give of them
 _SAMPLES, _RECONSTRUCTIONS = 64, 32  # in the report
 
 
@@ -49,7 +49,7 @@ def check(config: Config, images: data.TrainingImages, strategy: tf.distribute.S
     if batch_size % num_replicas:
         raise ConfigError(f"`batch_size` must be a multiple of the {num_replicas} devices. Received: {batch_size}.")
     shape = images.valid.shape[1:]
-    if config.channels and any(side % CELL for side in shape):
+    if config.channels and any(side % CELL for side in shape[:2]):
         raise ConfigError(
             f"`channels` needs images whose height and width are multiples of {CELL}. "
             f"Received: {' x '.join(map(str, shape))}, of {config.dataset}."
@@ -230,17 +230,18 @@ class _Run:
         kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
         graph = self.graph(model, progress, kl)
         model, valid = evaluation.load_best(folder), self.images.valid[:_RECONSTRUCTIONS]
+        reconstructions, ink = model.reconstruct(valid, seed=0)["probs"], config.is_binary
         drawn = {
             folder.curves_file: pictures.draw_curves(rows),
             folder.graph_file: pictures.draw_graph(graph),
-            folder.samples_file: pictures.grid(model.sample(_SAMPLES, seed=0)["probs"]),
-            folder.reconstructions_file: pictures.pairs(valid, model.reconstruct(valid, seed=0)["probs"]),
+            folder.samples_file: pictures.grid(model.sample(_SAMPLES, seed=0)["probs"], ink=ink),
+            folder.reconstructions_file: pictures.pairs(model.shown(valid), reconstructions, ink=ink),
         }
         if config.decoder == "additive":
             drawn[folder.nodes_file] = pictures.node_pictures(model)
         for file, picture in drawn.items():
             write_atomically(file, pictures.as_png(picture))
-        write_atomically(folder.report_file, report.run_report(config, folder, rows, graph))
+        write_atomically(folder.report_file, report.run_report(config, folder, rows, graph, model.num_dims))
         log.best(len(rows), best)
         log.codes(model, self.images.valid)
         took = report.clock(time.monotonic() - self.began)
@@ -312,6 +313,7 @@ class _Run:
         self.folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
         # Not two fits where an epoch has been begun: Keras puts averaged weights in place at the end of each.
         reading = images.train.readable() if isinstance(images.train, data.Records) else contextlib.nullcontext()
+        size = max(1, min(_VALIDATION_BATCH, _MOST_NUMBERS // model.numbers_per_image))
         lines = ProgressLines(progress.phase, progress.rows, self.began, self.epochs_after(progress.phase))
         with stopping.deferred() as request, reading, lines.bar:
             model.fit(
@@ -319,8 +321,8 @@ class _Run:
                 steps_per_epoch=launches,
                 initial_epoch=progress.epoch,
                 epochs=num_epochs,
-                validation_data=data.evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
-                validation_steps=data.num_evaluation_batches(images.valid, _VALIDATION_BATCH, strategy),
+                validation_data=data.evaluation_batches(images.valid, size, strategy),
+                validation_steps=data.num_evaluation_batches(images.valid, size, strategy),
                 callbacks=[Recorder(self.folder, config, progress, images, log, request, learned), lines],
                 verbose=0,
             )

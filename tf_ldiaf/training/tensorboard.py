@@ -45,7 +45,9 @@ class TensorBoardLog:
         """The settings, for the HParams page, which shows them beside the validation scalars."""
         settings = config.to_json()
         with self._writing(self.valid):
-            hp.hparams({k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()})
+            hp.hparams(
+                {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items() if v is not None}
+            )
 
     def scalars(self, step: int, row: dict) -> None:
         """One row of the history; columns `val_*` go to the validation writer. Phase 0 is structure, 1 final."""
@@ -66,12 +68,13 @@ class TensorBoardLog:
 
     def pictures(self, step: int, model: LDIAF, images: np.ndarray, graph: nx.DiGraph) -> None:
         """Samples, reconstructions (original above reconstruction) and the latent graph."""
-        samples = model.sample(_NUM_SAMPLES, seed=0)["probs"]
-        x = tf.cast(images[:_NUM_RECONSTRUCTIONS], tf.float32)
+        samples, ink = model.sample(_NUM_SAMPLES, seed=0)["probs"], model.num_values == 2
+        x = model.shown(images[:_NUM_RECONSTRUCTIONS])
         pairs = tf.concat([x, model.reconstruct(x, seed=0)["probs"]], axis=0)
         with self._writing(self.valid, step):
-            tf.summary.image("samples", _as_batch(pictures.grid(samples)))
-            tf.summary.image("reconstructions", _as_batch(pictures.grid(pairs, columns=_NUM_RECONSTRUCTIONS)))
+            tf.summary.image("samples", _as_batch(pictures.grid(samples, ink=ink)))
+            picture = pictures.grid(pairs, columns=_NUM_RECONSTRUCTIONS, ink=ink)
+            tf.summary.image("reconstructions", _as_batch(picture))
             if len(graph) > 1:
                 tf.summary.image("latent_graph", pictures.draw_graph(graph)[np.newaxis])
 
@@ -83,16 +86,16 @@ class TensorBoardLog:
 
     def codes(self, model: LDIAF, images: np.ndarray) -> None:
         """Codes of up to a thousand images, with the images as their thumbnails, for the Projector page."""
-        x = tf.cast(images[:_NUM_CODES], tf.float32)
+        x = model.shown(images[:_NUM_CODES])
         codes = tf.reshape(model.encode(x), [len(x), -1]).numpy()
         config = projector.ProjectorConfig()
         embedding = config.embeddings.add(tensor_name="codes", tensor_path=CODES)
         embedding.sprite.image_path = THUMBNAILS
-        embedding.sprite.single_image_dim.extend(reversed(x.shape[1:]))
+        embedding.sprite.single_image_dim.extend(reversed(x.shape[1:3]))
         with _writing(self.folder):
             folder = self.folder / "validation"
             np.savetxt(folder / CODES, codes, fmt="%.5g", delimiter="\t")
-            (folder / THUMBNAILS).write_bytes(pictures.as_png(pictures.tiles(x)))
+            (folder / THUMBNAILS).write_bytes(pictures.as_png(pictures.tiles(x, ink=model.num_values == 2)))
             projector.visualize_embeddings(str(folder), config)
 
     def flush(self) -> None:
@@ -122,7 +125,7 @@ def _writing(folder):
 
 
 def _as_batch(picture):
-    return picture[np.newaxis, :, :, np.newaxis]
+    return picture.reshape(1, *picture.shape[:2], -1)
 
 
 def _forget_after(step, file):
