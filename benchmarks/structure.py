@@ -87,7 +87,8 @@ def learn_order(
         else:
             elbo, model = best_of_trainings(x, held_out, seed, num_nodes, node_dim, roles)
             found = structure.search(model, x, held_out, seed=seed)
-            model, edges, lead = found.model, found.edges, found.lead
+            # Its top-down networks have not seen the new parents; without them its codes are those that were searched.
+            model, edges, lead = structure.with_edges(found.model, []), found.edges, found.lead
         codes = model.encode(held_out).numpy()
     shares = explained(z[1], codes)
     true_node = max(itertools.permutations(range(num_nodes)), key=lambda nodes: shares[nodes, range(num_nodes)].sum())
