@@ -255,7 +255,9 @@ def test_data_that_cannot_be_used_leave_no_folder(tmp_path):
     done = command("train", "--dataset=missing.npz", "--run_dir=run", cwd=tmp_path, env=environment())
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "train: --dataset must be an .npz file that exists. Received: missing.npz.\n"
+    assert done.stderr == (
+        "train: --dataset must be a file or a folder that exists. Received: missing.npz, which does not exist.\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -114,7 +114,8 @@ def whole(tmp_path_factory):
     return place / "whole"
 
 
-@pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("num", [2, 4])
 def test_mirrored_devices_train_like_one(num, whole, tmp_path):
     program = LOGICAL_DEVICES.format(num) + "from tf_ldiaf import cli, train; cli.run(train.main, '', train.FLAGS)"
     line = [sys.executable, "-c", program, "--distribute=mirrored", f"--run_dir={tmp_path / 'run'}"]

@@ -69,7 +69,7 @@ def test_an_encoder_begins_with_convolutions(randomise):
 
 
 @pytest.mark.parametrize("make_network", [make_encoder, make_decoder])
-@pytest.mark.parametrize("shape", [(8, 9), (6, 8), (64,), (8, 8, 4)])
+@pytest.mark.parametrize("shape", [(8, 9), (6, 8), (64,), (8, 8, 4, 2)])
 def test_convolutions_need_sides_that_are_multiples_of_four(shape, make_network):
     with pytest.raises(ValueError, match=r"channels need images .* multiples of 4\. Received"):
         make_network([7], (3,), shape)

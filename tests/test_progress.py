@@ -123,7 +123,7 @@ def runs(tmp_path):
 
 
 METRICS = """{"test_elbo": -81.234, "test_elbo_stderr": 0.5, "test_log_likelihood": -79.5,
-"test_log_likelihood_stderr": null, "num_importance_samples": 100}"""
+"test_log_likelihood_stderr": null, "num_importance_samples": 100, "test_bits_per_dim": 0.14629}"""
 
 
 def test_runs_side_by_side_show_what_differs_and_what_came_out(runs):
@@ -137,6 +137,7 @@ def test_runs_side_by_side_show_what_differs_and_what_came_out(runs):
     assert found["best validation ELBO, nats"] == ["-80.13", "-80.13"]
     assert found["test ELBO, nats"] == ["-81.23 +- 0.50", "not evaluated"]
     assert found["test log-likelihood, nats"] == ["-79.50 (S = 100)", "not evaluated"]
+    assert found["the same, bits per dimension"] == ["0.1463", "not evaluated"]
     assert found["edges"] == ["z2->z1", "z2->z1"]
     assert found["live nodes"] == ["1 of 2", "1 of 2"]
     assert found["time of all epochs"] == ["1:20", "1:20"]

@@ -27,6 +27,7 @@ from tf_ldiaf.data.splits import Source
 from tf_ldiaf.errors import DataError
 
 _PICTURE, _ARCHIVE, _PARQUET = "a picture", "an archive", "a Parquet file"
+_ENDING = re.compile(r"\.[a-zA-Z]\w{0,7}$")  # of a file's name; a version of TFDS's ends with .1
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 
 
@@ -41,7 +42,7 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
             more than memory should hold; a function: files that cannot be read, or images of more than one size.
     """
     dataset, path = settings.dataset, _as_path(settings.dataset)
-    is_path = path.is_absolute() or dataset.startswith((".", "~")) or path.is_file()
+    is_path = path.is_absolute() or dataset.startswith((".", "~")) or path.is_file() or _ENDING.search(dataset)
     is_folder = path.is_dir() and (is_path or str(path) != dataset or not tfds.knows(dataset))
     if (is_path or is_folder) and tfds.is_folder(path):
         open_it = tfds.open_stream if settings.stream else tfds.open_splits
@@ -56,7 +57,7 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
         return _of_folder(path, settings)
     if path.is_file():
         return _of_file(path, settings)
-    if is_path or re.search(r"\.\w{1,8}$", dataset):
+    if is_path:
         found = "does not exist" if not path.exists() else "is neither"
         raise DataError(f"`dataset` must be a file or a folder that exists. Received: {dataset}, which {found}.")
     if path.is_dir() and not settings.data_dir and not tfds.is_folder(path):

@@ -41,12 +41,12 @@ def _of_npz(file, image_shape):
     if unpacked > _MOST_UNPACKED:
         raise RequestError(f"`file` must unpack to at most {_MOST_UNPACKED:,} bytes. Received: {unpacked:,}.")
     with tempfile.TemporaryDirectory() as place:
-        path = pathlib.Path(place) / "the upload"
+        path = pathlib.Path(place) / "the upload.npz"
         path.write_bytes(file)
         try:
             found = data.read_images(str(path))[:MOST_AT_ONCE]
         except DataError as error:
-            raise RequestError(str(error).replace(str(path), path.name)) from None
+            raise RequestError(str(error).replace(str(path), path.stem)) from None
     if found.shape[1:] != image_shape:
         raise RequestError(f"`file` must hold images of {image_shape}. Received: {found.shape[1:]}.")
     return found
