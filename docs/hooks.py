@@ -4,7 +4,7 @@ import ast
 import pathlib
 import re
 
-SOURCE = pathlib.Path(__file__).parents[1] / "tf_ldiaf" / "config.py"
+SOURCES = [pathlib.Path(__file__).parents[1] / "tf_ldiaf" / name for name in ("config.py", "data_settings.py")]
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
@@ -13,8 +13,9 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 
 def _table(group):
-    # The source is read and not imported: that would take TensorFlow's seconds, and its messages would be warnings.
-    [body] = [node.body for node in ast.parse(SOURCE.read_text()).body if getattr(node, "name", "") == group]
+    # The sources are read and not imported: that would take TensorFlow's seconds, and its messages would be warnings.
+    nodes = [node for source in SOURCES for node in ast.parse(source.read_text()).body]
+    [body] = [node.body for node in nodes if isinstance(node, ast.ClassDef) and node.name == group]
     rows = ["| flag | default | what it is |", "|---|---|---|"]
     for field in body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.value, ast.Call):
