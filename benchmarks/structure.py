@@ -207,7 +207,8 @@ def table(results: dict) -> str:
             else:
                 shares = np.array([graph["explained"] for graph in graphs])
                 others[2] = f"{shares.mean():.2f}, {(shares >= 0.8).mean():.0%}"
-            cells = [row, len(graphs), f"{f1.mean():.3f} +- {error:.3f}", (shd == 0).sum(), f"{shd.mean():.2f}"]
+            with_error = f"{f1.mean():.3f}" + (f" +- {error:.3f}" if len(f1) > 1 else "")
+            cells = [row, len(graphs), with_error, (shd == 0).sum(), f"{shd.mean():.2f}"]
             cells += [f"{chance.mean():.2f}", *others, f"{np.mean([graph['minutes'] for graph in graphs]):.1f}"]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
