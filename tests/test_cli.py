@@ -284,13 +284,15 @@ def test_a_stopped_training_is_kept_and_says_how_to_continue(tmp_path, number, w
         for text in process.stdout:
             if re.match(r"final +[3-9]\d*/", text):
                 break
+        process.send_signal(signal.SIGSTOP)  # it leaves the cores to the others
         for flag in ("--resume", "--overwrite"):
             second = command("train", "--run_dir=run", flag, cwd=tmp_path, env=environment())
             assert second.returncode == 2
             assert second.stderr == (
                 "train: --run_dir must be a folder in which no other process trains. Received: run.\n"
             )
-        process.send_signal(number)
+        for one in (signal.SIGCONT, number):
+            process.send_signal(one)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "To continue: python -m tf_ldiaf.train --run_dir=run --resume" in output

@@ -18,7 +18,8 @@ EVERY_SETTING_CHANGED = {
     "dataset": "mnist", "data_dir": "/a folder/with spaces", "binarization": "dynamic", "validation_fraction": 0.1,
     "limit_train": 1000, "image_size": (8, 6), "color": "keep", "arrays": "train:a,test:b c", "value_range": "-1,7.5",
     "skip_unreadable": True, "method": "graph_vae", "num_nodes": 3, "node_dim": 7, "num_flow_steps": 0,
-    "encoder_units": (9, 8), "decoder_units": (5,), "channels": (8, 9), "root_components": 5,
+    "encoder_units": (9, 8), "decoder_units": (5,), "channels": (0, 8, 9), "residual_blocks": 3,
+    "root_components": 5,
     "node_units": (4, 3, 2), "initial_gate_prob": 0.3, "final_temperature": 0.05, "edge_cost": 0.2,
     "structure_epochs": 11, "epochs": 12, "batch_size": 13, "optimizer": "adamw", "learning_rate": 1.23456789e-5,
     "learning_rate_schedule": "constant", "weight_decay": 0.01, "clip_norm": 0.0,
@@ -60,8 +61,8 @@ def test_json_round_trip(settings):
 def test_json_has_all_settings_but_those_of_parts_that_the_model_lacks():
     """So that a default that changes later does not concern runs without the part."""
     gates = {"initial_gate_prob", "final_temperature", "edge_cost"}
-    binary = set(FIELDS) - {"likelihood_components"}
-    assert set(Config(likelihood="discretized_logistic").to_json()) == set(FIELDS)
+    binary = set(FIELDS) - {"likelihood_components", "residual_blocks"}
+    assert set(Config(likelihood="discretized_logistic", channels=(3,)).to_json()) == set(FIELDS)
     assert set(Config().to_json()) == binary
     assert set(Config(edges="all").to_json()) == binary - gates
     assert set(Config(method="vae").to_json()) == binary - gates - {"flow_units", "context_dim"}
@@ -157,7 +158,8 @@ def test_a_graph_that_is_given_is_not_learned(edges, expected):
         ({"encoder_units": (8, 0)}, ["`encoder_units`", "at least 1", "0"]),
         ({"decoder_units": (-8,)}, ["`decoder_units`", "at least 1", "-8"]),
         ({"decoder_units": ()}, ["`decoder_units`", "at least one width", "nothing"]),
-        ({"channels": (8, 0)}, ["`channels`", "at least 1", "0"]),
+        ({"channels": (8, 0)}, ["`channels`", "not end in 0", "8,0"]),
+        ({"residual_blocks": 3}, ["`residual_blocks`", "needs channels", "3"]),
         ({"flow_units": (0,)}, ["`flow_units`", "at least 1", "0"]),
         ({"context_dim": 0}, ["`context_dim`", "at least 1", "0"]),
         ({"initial_gate_prob": 0.04}, ["`initial_gate_prob`", "[0.05, 0.95]", "0.04"]),

@@ -174,7 +174,12 @@ def test_workers_train_like_one_and_only_the_chief_speaks_and_writes(num, whole,
     assert [output for _, output, _ in found[1:]] == [""] * (num - 1)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]
     assert_same(tmp_path / "run", whole, TOLERANCE)
-    # The run of one device evaluated by all: 359 test images, of which 4 times 80 fill batches.
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("num", [2, 4])
+def test_workers_evaluate_like_one(num, whole):
+    """The run of one device: 359 test images, of which 4 times 80 fill batches."""
     flags = ["--num_importance_samples=200", "--batch_size=80"]
     alone = command("evaluate", "--run_dir=whole", *flags, cwd=whole.parent, env=environment())
     assert alone.returncode == 0, alone.stderr

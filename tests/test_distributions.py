@@ -28,7 +28,8 @@ def model(request, build):
 
 @pytest.mark.parametrize(
     ("kind", "how", "sample_shape"),
-    [(kind, "eager", shape) for kind in KINDS for shape in ((), (2, 5))]
+    [(kind, "eager", (2, 5)) for kind in KINDS]
+    + [("learned", "eager", ())]
     + [(kind, how, (2, 5)) for kind in ("vae", "mixture") for how in ("graph", "xla")],
 )
 def test_shapes(build, images, kind, how, sample_shape):

@@ -5,15 +5,22 @@ import io
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import uvicorn
 from PIL import Image
 from test_cli import REPO, environment
 from test_explorer import as_npz
+
+from tf_ldiaf import LDIAF
+from tf_ldiaf.explorer import server
+from tf_ldiaf.explorer.answers import Explorer
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -95,12 +102,16 @@ def latents(page):
     return np.array(page.evaluate("state.latents"))
 
 
-def pixels(page, canvas):
-    """What a canvas shows, as ink in 0-1."""
+def colours(page, canvas):
+    """What a canvas shows: [H, W, 3], in 0-255."""
     settle(page)
     text = page.evaluate("id => document.getElementById(id).toDataURL()", canvas)
-    picture = Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2])))
-    return 1 - np.asarray(picture.convert("L")) / 255
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2]))).convert("RGB"))
+
+
+def pixels(page, canvas):
+    """The same of a grey picture, as ink in 0-1."""
+    return 1 - colours(page, canvas)[..., 0] / 255
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +308,31 @@ def test_priors_without_a_server_are_the_model_s(static_page, opened, signatures
     assert (np.abs(np.mean(found, axis=0)) < 5 / np.sqrt(2000)).all()
     assert (np.abs(np.std(found, axis=0) - 1) < 5 / np.sqrt(4000)).all()
     assert np.abs(np.corrcoef(np.transpose(found)) - np.eye(80)).max() < 5.5 / np.sqrt(2000)
+
+
+def test_a_model_of_colour_is_shown_in_colour(browser, opened, tmp_path):
+    """In a thread here, because no model of colour is shipped."""
+    model = LDIAF(2, 2, 0, edges=[], encoder_units=[8], decoder_units=[8], likelihood="discretized_logistic")
+    model.build((None, 12, 8, 3))
+    model.export(tmp_path / "coloured")
+    explorer = Explorer(tmp_path / "coloured")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        running = uvicorn.Server(uvicorn.Config(server.make_app(explorer), log_level="error"))
+        thread = threading.Thread(target=running.run, args=[[listening]])
+        thread.start()
+        try:
+            page = opened(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+            assert not page.is_visible("#pad")
+            expected = np.round(255 * explorer.decode([latents(page).tolist()])["probs"][0])
+            np.testing.assert_allclose(colours(page, "picture"), expected, atol=1)
+            photo = np.random.default_rng(0).integers(0, 256, (12, 8, 3)).astype("uint8")
+            Image.fromarray(photo).save(tmp_path / "photo.png")
+            page.set_input_files("#upload", tmp_path / "photo.png")
+            page.wait_for_selector("text=log-likelihood")
+            np.testing.assert_array_equal(colours(page, "original"), photo)
+        finally:
+            running.should_exit = True
+            thread.join()
 
 
 def test_ctrl_c_ends_it_with_one_line(process):

@@ -306,7 +306,7 @@ def test_the_settings_of_a_config_are_those_of_its_model(tiny):
     """Each departs from the default."""
     changes = {"num_nodes": 4, "node_dim": 3, "num_flow_steps": 1, "root_components": 2, "initial_gate_prob": 0.6}
     changes |= {"encoder_units": (7, 6), "decoder_units": (5,), "node_units": (4,), "channels": (3, 2)}
-    changes |= {"flow_units": (9,), "context_dim": 11}
+    changes |= {"flow_units": (9,), "context_dim": 11, "residual_blocks": 1}
     found = LDIAF.from_settings(Config(**changes)).get_config()
     assert {name: found[name] for name in changes} == changes
     assert found["edges"] is None

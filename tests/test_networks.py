@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ldiaf.layers import GaussianNetworks
+from tf_ldiaf.layers import GaussianNetworks, ResidualBlock
 from tf_ldiaf.layers.encoders import make_decoder, make_encoder
 
 INPUTS = [6, 3, 1]
@@ -35,44 +35,66 @@ def test_without_channels_they_are_elu_layers_and_the_decoder_ends_in_a_linear_o
     assert np.min(once) < -1
 
 
-def test_a_decoder_ends_in_convolutions(randomise):
-    """Against TensorFlow's own convolutions, and each pixel put in its place by hand."""
-    decoder = make_decoder([7], (3, 5), (8, 12))
-    decoder.build((None, 4))
-    randomise(decoder)
-    z = tf.random.stateless_normal([2, 4], [0, 0])
-    dense, grid, convolution, output = [layer.get_weights() for layer in decoder.layers if layer.weights]
-    x = tf.reshape(elu(elu(z @ dense[0] + dense[1]) @ grid[0] + grid[1]), [2, 2, 3, 3])
-    x = elu(tf.nn.conv2d(x, convolution[0].reshape(3, 3, 3, 5), 1, "SAME") + convolution[1])
-    cells = tf.nn.conv2d(x, output[0].reshape(3, 3, 5, 16), 1, "SAME") + output[1]
-    expected = np.zeros((2, 8, 12))
-    for row in range(8):
-        for column in range(12):
-            expected[:, row, column] = cells[:, row // 4, column // 4, 4 * (row % 4) + column % 4]
-    np.testing.assert_allclose(decoder(z), expected.reshape(2, 96), atol=1e-5)
+def block(x, first, second):
+    """x + convolution(elu(convolution(elu(x)))), by TensorFlow's own operation."""
+    hidden = elu(tf.nn.conv2d(elu(x), first[0], 1, "SAME") + first[1])
+    return x + tf.nn.conv2d(hidden, second[0], 1, "SAME") + second[1]
 
 
-def test_an_encoder_begins_with_convolutions(randomise):
-    encoder = make_encoder([7], (3, 5), (8, 12))
-    encoder.build((None, 96))
-    randomise(encoder)
-    pixels = np.random.default_rng(0).normal(size=(2, 8, 12)).astype("float32")
-    cells = np.zeros((2, 2, 3, 16), "float32")
-    for row in range(8):
-        for column in range(12):
-            cells[:, row // 4, column // 4, 4 * (row % 4) + column % 4] = pixels[:, row, column]
-    first, second, dense = [layer.get_weights() for layer in encoder.layers if layer.weights]
-    x = elu(tf.nn.conv2d(cells, first[0].reshape(3, 3, 16, 5), 1, "SAME") + first[1])
-    x = elu(tf.nn.conv2d(x, second[0].reshape(3, 3, 5, 3), 1, "SAME") + second[1])
+def weights_of(network, randomise):
+    """Kernels and biases, in pairs and in the order of the layers, after they were randomised."""
+    randomise(network, 0.5)
+    weights = [w.numpy() for w in network.weights]
+    return list(zip(weights[::2], weights[1::2], strict=True))
+
+
+def test_an_encoder_begins_with_residual_convolutions(randomise):
+    """At full, half and an eighth of 8 x 16 pixels of 2 channels: squares of 2, and of 4, are products by hand."""
+    encoder = make_encoder([7], (4, 3, 0, 5), (8, 16, 2), residual_blocks=1)
+    encoder.build((None, 256))
+    full, first, second, half, third, fourth, eighth, fifth, sixth, dense = weights_of(encoder, randomise)
+    pixels = tf.random.stateless_normal([2, 8, 16, 2], [0, 0])
+    x = block(tf.nn.conv2d(pixels, full[0], 1, "SAME") + full[1], first, second)
+    x = block(np.einsum("bricjd,ijde->brce", tf.reshape(x, [2, 4, 2, 8, 2, 4]), half[0]) + half[1], third, fourth)
+    x = np.einsum("bricjd,ijde->brce", tf.reshape(x, [2, 1, 4, 2, 4, 3]), eighth[0]) + eighth[1]
+    x = elu(block(x, fifth, sixth))
     expected = elu(tf.reshape(x, [2, -1]) @ dense[0] + dense[1])
-    np.testing.assert_allclose(encoder(pixels.reshape(2, 96)), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder(tf.reshape(pixels, [2, -1])), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_decoder_ends_in_residual_convolutions(randomise):
+    """At full and at a quarter of 8 x 12 pixels, with 4 numbers for each pixel."""
+    decoder = make_decoder([7], (3, 0, 5), (8, 12), residual_blocks=1, numbers_per_pixel=4)
+    decoder.build((None, 6))
+    dense, grid, first, second, quarter, *of_full, output = weights_of(decoder, randomise)
+    z = tf.random.stateless_normal([2, 6], [0, 0])
+    x = tf.reshape(elu(z @ dense[0] + dense[1]) @ grid[0] + grid[1], [2, 2, 3, 5])
+    x = elu(block(x, first, second))
+    x = np.einsum("brcd,ijed->bricje", x, quarter[0]).reshape(2, 8, 12, 3) + quarter[1]
+    x = elu(block(x, *of_full))
+    expected = x @ output[0][0, 0].T + output[1]
+    np.testing.assert_allclose(decoder(z), tf.reshape(expected, [2, -1]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_residual_block_begins_as_the_identity_and_learns():
+    layer, x = ResidualBlock(), tf.random.stateless_normal([2, 4, 4, 3], [0, 0])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x) ** 3)
+    np.testing.assert_array_equal(layer(x), x)
+    assert tape.gradient(loss, layer.second.kernel.value).numpy().any()
 
 
 @pytest.mark.parametrize("make_network", [make_encoder, make_decoder])
 @pytest.mark.parametrize("shape", [(8, 9), (6, 8), (64,), (8, 8, 4, 2)])
-def test_convolutions_need_sides_that_are_multiples_of_four(shape, make_network):
-    with pytest.raises(ValueError, match=r"channels need images .* multiples of 4\. Received"):
-        make_network([7], (3,), shape)
+def test_convolutions_need_sides_that_can_be_halved(shape, make_network):
+    with pytest.raises(ValueError, match=r"channels at 3 resolutions need .* multiples of 4\. Received"):
+        make_network([7], (0, 0, 3), shape)
+
+
+@pytest.mark.parametrize("make_network", [make_encoder, make_decoder])
+def test_the_last_resolution_needs_channels(make_network):
+    with pytest.raises(ValueError, match=r"channels must not end in 0\. Received: \(3, 0\)"):
+        make_network([7], (3, 0), (8, 8))
 
 
 @pytest.mark.parametrize("context_dim", [0, 4])

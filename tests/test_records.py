@@ -187,9 +187,12 @@ def test_training_images_that_are_not_like_the_others_are_one_sentence(binarizat
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"dataset": "digits"}, "`stream` needs a `dataset` of TFDS. Received: digits"),
-        ({"dataset": "images.npz"}, "`stream` needs a `dataset` of TFDS. Received: images.npz"),
-        ({"dataset": "./images"}, "`stream` needs a `dataset` of TFDS. Received: ./images"),
+        ({"dataset": "digits"}, "`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: digits"),
+        (
+            {"dataset": "images.npz"},
+            "`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: images.npz",
+        ),
+        ({"dataset": "./images"}, "`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: ./images"),
         ({"dataset": "hundred", "limit_train": 9}, "`stream` takes no `limit_train`. Received: 9"),
         ({"dataset": "hundret"}, "digits, a TFDS name"),
     ],

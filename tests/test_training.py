@@ -385,7 +385,7 @@ def test_a_run_goes_on_with_images_of_its_shape_only(run, tmp_path, images):
     [
         ({"batch_size": 10}, 2, r"`batch_size` must be a multiple of the 2 devices\. Received: 9"),
         ({"batch_size": 3}, 2, r"`batch_size` must be a multiple of the 2 devices\. Received: 3"),
-        ({"channels": (4,)}, 1, r"`channels` needs .* multiples of 4\. Received: 8 x 6, of digits"),
+        ({"channels": (0, 0, 4)}, 1, r"`channels` needs .* multiples of 4\. Received: 8 x 6, of digits"),
     ],
 )
 def test_what_cannot_be_trained_is_known_before_a_folder_is_made(settings, num_devices, words, tiny, images):

@@ -15,6 +15,7 @@ from tf_ldiaf.fields import Checked, setting, to_text
 
 _FLOWS = "a flow"
 _GATES = "learned gates"
+_CHANNELS = "channels"
 _LOGISTICS = "the likelihood discretized_logistic"
 
 # The methods are settings of one model. `fixed` cannot be changed; `default` can. Whether gates are learned is whether
@@ -56,9 +57,13 @@ class ModelSettings(Checked):
     decoder_units: tuple[int, ...] = setting((256, 512, 512), "Hidden widths of the decoder.", low=1)
     channels: tuple[int, ...] = setting(
         (),
-        "Channels of 3 x 3 convolutions at a quarter of the image's height and width, such as 32,64, which the decoder "
-        "ends with, and the encoder begins with from the last to the first (none: dense layers only).",
-        low=1,
+        "Channels of residual convolutions at full, half, a quarter of the image's height and width, and so on. 0 "
+        "leaves a resolution out, as in 0,32,64 (none: dense layers only).",
+        low=0,
+        high=10_000,
+    )
+    residual_blocks: int = setting(
+        2, "Residual blocks at each resolution, in encoder and decoder.", low=0, high=1000, needs=_CHANNELS
     )
     node_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every top-down and bottom-up network.", low=1)
     flow_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every masked network.", low=1, needs=_FLOWS)
@@ -77,6 +82,8 @@ class ModelSettings(Checked):
         super().__post_init__()
         self._fill_in_method()
         self._check_edges()
+        if self.channels and not self.channels[-1]:
+            raise ConfigError(f"`channels` must not end in 0. Received: {to_text(self.channels)}.")
         if self.decoder == "additive" and self.channels:
             raise ConfigError(f"`channels` needs `decoder=dense`. Received: {to_text(self.channels)} with additive.")
         if self.method in ("vae_iaf", "ldiaf") and not self.num_flow_steps:
@@ -93,7 +100,7 @@ class ModelSettings(Checked):
     def _uses(self, field: dataclasses.Field) -> bool:
         """Whether the model has what the setting needs."""
         likelihood = getattr(self, "likelihood", "discretized_logistic")  # a setting of the data
-        has = {"": True, _FLOWS: bool(self.num_flow_steps), _GATES: self.learns_gates}
+        has = {"": True, _FLOWS: bool(self.num_flow_steps), _GATES: self.learns_gates, _CHANNELS: bool(self.channels)}
         return (has | {_LOGISTICS: likelihood == "discretized_logistic"})[field.metadata["needs"]]
 
     def _fill_in_method(self) -> None:

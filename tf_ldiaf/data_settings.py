@@ -54,8 +54,8 @@ class DataSettings(Checked):
     limit_train: int = setting(0, "Train on this many images only (0: all).", low=0)
     stream: bool = setting(
         False,
-        "Read training images from the files of a TFDS data set in every epoch, shuffled within some ten thousand, "
-        "instead of holding all in memory; of others 50,000 are held.",
+        "Read training images again in every epoch, instead of holding all in memory: those of TFDS, shuffled "
+        "within some ten thousand, or those of a folder of pictures. Of other images 50,000 are held.",
     )
 
     def __post_init__(self) -> None:
@@ -71,8 +71,9 @@ class DataSettings(Checked):
             raise ConfigError(
                 f"`binarization` must be none with `likelihood={self.likelihood}`. Received: {self.binarization}."
             )
-        if self.stream and self.limit_train:
-            raise ConfigError(f"`stream` takes no `limit_train`. Received: {self.limit_train}.")
+        for name in ("limit_train", "value_range", "skip_unreadable") if self.stream else ():
+            if getattr(self, name):
+                raise ConfigError(f"`stream` takes no `{name}`. Received: {getattr(self, name)}.")
 
     @property
     def chosen_arrays(self) -> dict[str, str]:

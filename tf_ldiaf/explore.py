@@ -33,9 +33,8 @@ def main() -> None:
         if importlib.util.find_spec(package) is None:  # before TensorFlow is imported
             raise ConfigError(MISSING.format(package))
     with cli.quiet_tensorflow():
-        from tf_ldiaf import data
         from tf_ldiaf.explorer.answers import Explorer
-    explorer = Explorer(FLAGS.saved_model, data.read_images(FLAGS.images, "images") if FLAGS.images else None)
+    explorer = Explorer(FLAGS.saved_model, FLAGS.images or None)
     if FLAGS.static:
         from tf_ldiaf.explorer import static
 

@@ -3,7 +3,9 @@
 import concurrent.futures
 import functools
 import io
+import itertools
 import pathlib
+import sys
 import tarfile
 import typing
 import warnings
@@ -12,6 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import rich.progress
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tf_ldiaf.data import arrays
@@ -22,6 +25,8 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")  # Pillow knows more, an
 _ENDINGS = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 _FOREIGN = {"__MACOSX", "@eaDir"}
 _THREADS, _PIECE = 4, 256
+_SMALL = 10_000  # bytes of a file: of smaller ones Python's part is the larger, and threads wait for each other
+_MANY = 4 * _PIECE  # pictures whose reading takes long enough for a bar
 
 
 class Reading(typing.NamedTuple):
@@ -38,11 +43,15 @@ class _UnreadableError(Exception):
 
 def open_folder(path: pathlib.Path, reading: Reading) -> dict[str, Source]:
     """The sets of a folder, see `_by_set`."""
+    return _open(path, names_in(path), lambda name: (path / name).read_bytes(), reading)
+
+
+def names_in(path: pathlib.Path) -> list[str]:
+    """The files in a folder and in those below it."""
     try:
-        files = {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.is_file()}
+        return [str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()]
     except OSError as error:
         raise DataError(f"`dataset` must be a folder that can be read. Received: {path} ({error.strerror}).") from None
-    return _open(path, list(files), lambda name: files[name].read_bytes(), reading)
 
 
 def open_archive(path: pathlib.Path, reading: Reading) -> dict[str, Source]:
@@ -73,6 +82,21 @@ def _unpacked(path) -> dict[str, bytes]:
 
 
 def _open(path, names, read, reading):
+    found, num_others = pictures_by_set(names, path)
+    return {
+        split: Source(
+            functools.partial(_read, path, part, read, reading, num_others), functools.partial(_crc, part, read)
+        )
+        for split, part in found.items()
+    }
+
+
+def pictures_by_set(names: list[str], path: pathlib.Path) -> tuple[dict[str, list[str]], int]:
+    """The pictures of each set, and how many other files there are; hidden ones are left out.
+
+    Raises:
+        DataError: a set has no pictures, or as of `_by_set`.
+    """
     files = [name for name in names if not _is_hidden(name)]
     sets, num_others = _by_set(files, path), sum(not _is_picture(name) for name in files)
     found = {split: [name for name in part if _is_picture(name)] for split, part in sets.items()}
@@ -81,12 +105,7 @@ def _open(path, names, read, reading):
             raise DataError(
                 f"`dataset` must hold {split} pictures ({', '.join(FORMATS)}). Received: {path}, which holds none."
             )
-    return {
-        split: Source(
-            functools.partial(_read, path, part, read, reading, num_others), functools.partial(_crc, part, read)
-        )
-        for split, part in found.items()
-    }
+    return found, num_others
 
 
 def _is_picture(name):
@@ -142,28 +161,40 @@ def _read(path, names, read, reading, num_others):
     return found
 
 
-def decoded(names: Sequence[str], read: Callable[[str], bytes], where: typing.Any, reading: Reading) -> tuple:
+def decoded(
+    names: Sequence[str], read: Callable[[str], bytes], where: typing.Any, reading: Reading, paper: int | None = None
+) -> tuple:
     """Pictures of one size as uint8 [n, H, W], and how many were skipped; [n, H, W, 3] if colour is kept and is there.
 
     Args:
         names, read: of the pictures, and what gives the content of one.
         where: they are, for errors.
         reading: see there.
+        paper: the grey that transparent ones lie on. None: `paper_of` these pictures.
 
     Raises:
         DataError: a picture cannot be read, or their sizes differ and `image_size` is not given.
     """
-    paper = _paper(names[:_PIECE], read)
+    paper = paper_of(names, read) if paper is None else paper
     pictures, skipped = [], 0
 
     def one(name):
         try:
             return as_pixels(read(name), paper, reading)
-        except _UnreadableError as error:
-            return error
+        except (_UnreadableError, OSError) as error:
+            return _UnreadableError(str(error))
 
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        for name, picture in zip(names, threads.map(one, names), strict=True):
+    def several(first):
+        return [one(name) for name in names[first : first + _PIECE]]
+
+    num_threads = _THREADS if names and len(read(names[0])) > _SMALL else 1
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as threads:
+        pieces = threads.map(several, range(0, len(names), _PIECE))
+        is_quick = len(names) < _MANY or not sys.stdout.isatty()
+        shown = rich.progress.track(
+            pieces, f"Reading {where}", -(-len(names) // _PIECE), transient=True, disable=is_quick
+        )
+        for name, picture in zip(names, itertools.chain.from_iterable(shown), strict=True):
             if isinstance(picture, _UnreadableError):
                 if not reading.skip_unreadable:
                     raise DataError(
@@ -254,9 +285,12 @@ def _of_8_bits(picture, paper, keep_colour):
     return on_paper.convert(mode)
 
 
-def _paper(names, read):
-    """What transparent pictures lie on: white, unless one of them is then all of one colour, and on black is not."""
-    for name in names:
+def paper_of(names: Sequence[str], read: Callable[[str], bytes]) -> int:
+    """What transparent pictures lie on: white, unless one of them is then all of one colour, and on black is not.
+
+    The first of them that is transparent says it, if it is one of the first 256 pictures.
+    """
+    for name in names[:_PIECE]:
         try:
             on_white, on_black = (as_pixels(read(name), paper, Reading()) for paper in (255, 0))
         except _UnreadableError:

@@ -1,4 +1,4 @@
-"""Images in the TFRecord files of a TFDS data set: read whole, or as a stream, again in every epoch."""
+"""Images in files, such as a TFDS data set's: read whole, or as a stream, again in every epoch."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from tf_ldiaf.data import pictures
 from tf_ldiaf.errors import DataError
 
 _READ_BATCH = 256
@@ -35,7 +36,7 @@ class Records:
 
     Args:
         parts: where they are.
-        decode: a function of serialized records [n] to images [n, H, W].
+        decode: a function of records [n], strings, to images [n, H, W].
         image_shape: (H, W), or (H, W, 3).
         dtype: of the images.
     """
@@ -75,6 +76,18 @@ class Records:
         """The same records with `function` applied to their images [n, H, W]."""
         return dataclasses.replace(self, decode=lambda records: function(self.decode(records)))
 
+    def resized(self, image_size: tuple[int, ...]) -> typing.Self:
+        """The same records with images of uint8 cropped and scaled, as `pictures.resized`."""
+        shape = (*image_size, *self.image_shape[2:])
+
+        def resized(x):
+            return pictures.resized({"": x}, image_size)[""]
+
+        def function(x):
+            return tf.ensure_shape(tf.numpy_function(resized, [x], tf.uint8, stateful=False), [None, *shape])
+
+        return dataclasses.replace(self.then(function), image_shape=shape)
+
     def only(self, is_good: Callable) -> typing.Self:
         """The same records; one that has a pixel of which `is_good` is not true cannot be read."""
         text = (
@@ -104,11 +117,16 @@ class Records:
         if not self.parts:
             return np.zeros((0, *self.image_shape), self.dtype)
         # Records are parsed by the hundred; TFDS's `as_dataset` takes them one at a time and three times as long.
-        batches = _read(self.parts).batch(_READ_BATCH).map(self.decode, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = self._read(self.parts).batch(_READ_BATCH).map(self.decode, num_parallel_calls=tf.data.AUTOTUNE)
         try:
             return np.concatenate(list(batches.as_numpy_iterator()))
         except tf.errors.OpError as error:
             raise self._unreadable(error) from None
+
+    def read(self, path: tf.Tensor, first: tf.Tensor, num: tf.Tensor) -> tf.data.Dataset:
+        """The records of a part."""
+        records = tf.data.TFRecordDataset(path).skip(tf.cast(first, tf.int64)).take(num)
+        return records.apply(tf.data.experimental.assert_cardinality(num))
 
     def steps(self, batch_size: int) -> int:
         """How many `batches` an epoch has."""
@@ -154,7 +172,7 @@ class Records:
         """Stream i of `num`: a dataset of serialized records, several at a time."""
         parts = self._range(i * len(self) // num, (i + 1) * len(self) // num)
         order = tf.random.experimental.stateless_shuffle(tf.range(len(parts)), seed=seed)  # pyright: ignore[reportAttributeAccessIssue]
-        records = _read(parts, order)
+        records = self._read(parts, order)
         # Else a stream of one file would be permuted within the same records in every epoch.
         longest = max(part.num for part in parts)
         first = tf.random.stateless_uniform([], seed, 0, longest, dtype=tf.int64)
@@ -176,6 +194,17 @@ class Records:
                 found.append(part._replace(first=part.first + first, num=last - first))
             before += part.num
         return found
+
+    def _read(self, parts, order=None):
+        """A dataset of the records of `parts`, in that order or in `order`."""
+        columns = [tf.constant(column) for column in zip(*parts, strict=True)]
+        if order is not None:
+            columns = [tf.gather(column, order) for column in columns]
+
+        def of_file(path, first: typing.Any = None, num: typing.Any = None):
+            return self.read(path, first, tf.cast(num, tf.int64))
+
+        return tf.data.Dataset.from_tensor_slices(tuple(columns)).flat_map(of_file)
 
     def checksum(self) -> int:
         """Of where the records are and how large the files, not of what is in them."""
@@ -201,6 +230,9 @@ class Records:
             raise self._unreadable(error) from None
 
     def _unreadable(self, error):
+        ours = re.search(r"DataError: (.*)", str(error.message))
+        if ours:
+            return DataError(ours[1])
         # What is said of the place in TensorFlow's graph, before and after, says nothing to a user.
         lines = str(error.message).splitlines()
         ends = [i for i, line in enumerate(lines) if "[[{{" in line]
@@ -208,17 +240,3 @@ class Records:
         reason = re.sub(r"\{\{.*?\}\} |Error in user-defined .*Iterator::\S*: | \[Op:.*", "", line)
         folder = pathlib.Path(self.parts[0].path).parent
         return DataError(f"`dataset` must have readable files. Received: {folder} ({reason[:300]}).")
-
-
-def _read(parts, order=None):
-    """A dataset of the serialized records of `parts`, in that order or in `order`."""
-    columns = [tf.constant(column) for column in zip(*parts, strict=True)]
-    if order is not None:
-        columns = [tf.gather(column, order) for column in columns]
-
-    def of_file(path, first: typing.Any = None, num: typing.Any = None):
-        num = tf.cast(num, tf.int64)
-        records = tf.data.TFRecordDataset(path).skip(tf.cast(first, tf.int64)).take(num)
-        return records.apply(tf.data.experimental.assert_cardinality(num))
-
-    return tf.data.Dataset.from_tensor_slices(tuple(columns)).flat_map(of_file)

@@ -20,6 +20,7 @@ from tf_ldiaf.data import (
     parquet,
     pictures,
     splits,
+    streamed_pictures,
     tables,
     tfds,
 )
@@ -44,13 +45,11 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
     dataset, path = settings.dataset, _as_path(settings.dataset)
     is_path = path.is_absolute() or dataset.startswith((".", "~")) or path.is_file() or _ENDING.search(dataset)
     is_folder = path.is_dir() and (is_path or str(path) != dataset or not tfds.knows(dataset))
-    if (is_path or is_folder) and tfds.is_folder(path):
-        open_it = tfds.open_stream if settings.stream else tfds.open_splits
-        return open_it(dataset, settings.data_dir, settings.keeps_color)
+    is_of_tfds = (is_path or is_folder) and tfds.is_folder(path)
     if settings.stream:
-        if dataset == "digits" or is_path or is_folder:
-            raise DataError(f"`stream` needs a `dataset` of TFDS. Received: {dataset}.")
-        return tfds.open_stream(dataset, settings.data_dir, settings.keeps_color)
+        return _open_stream(settings, path, is_folder and not is_of_tfds, is_path and not is_of_tfds)
+    if is_of_tfds:
+        return tfds.open_splits(dataset, settings.data_dir, settings.keeps_color)
     if dataset == "digits":
         return digits.open_splits()
     if is_folder:
@@ -74,9 +73,23 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
     return tfds.open_splits(dataset, settings.data_dir, settings.keeps_color)
 
 
+def _open_stream(settings, path, is_folder, is_file):
+    if settings.dataset == "digits" or (is_file and not is_folder):
+        raise DataError(f"`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: {settings.dataset}.")
+    if is_folder:
+        return streamed_pictures.open_stream(path, _reading(settings))
+    streams = tfds.open_stream(settings.dataset, settings.data_dir, settings.keeps_color)
+    if not settings.image_size:
+        return streams
+    return {split: records.resized(settings.image_size) for split, records in streams.items()}
+
+
+def _reading(settings):
+    return pictures.Reading(settings.image_size, settings.skip_unreadable, settings.keeps_color)
+
+
 def _of_file(path, settings):
-    kind = _kind(path)
-    reading = pictures.Reading(settings.image_size, settings.skip_unreadable, settings.keeps_color)
+    kind, reading = _kind(path), _reading(settings)
     if kind == _ARCHIVE:
         return pictures.open_archive(path, reading)
     if kind == _PARQUET:
@@ -92,7 +105,7 @@ def _of_file(path, settings):
 def _of_folder(path, settings):
     """Pictures; or files of arrays whose names say the set, such as MNIST's four; or Parquet files."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    reading = pictures.Reading(settings.image_size, settings.skip_unreadable, settings.keeps_color)
+    reading = _reading(settings)
     is_parquet = [file for file in files if file.suffix == ".parquet"]
     if is_parquet:
         return parquet.open_splits(is_parquet, path, reading)

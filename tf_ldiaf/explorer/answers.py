@@ -7,7 +7,7 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from tf_ldiaf import paths
+from tf_ldiaf import data, paths
 from tf_ldiaf.errors import FileError
 from tf_ldiaf.explorer import asked
 from tf_ldiaf.explorer.directions import directions
@@ -24,9 +24,13 @@ Answer = dict[str, typing.Any]
 class Explorer:
     """A SavedModel and the questions of the page. Arrays may be given as nested lists; answers are arrays and numbers.
 
+    Pixels of images are whole numbers, 0 and 1 or 0 to 255, as the model has them; `probs` are means in 0-1. Images of
+    colour are [n, H, W, 3] wherever [n, H, W] is said.
+
     Args:
         saved_model: a folder that `tf_ldiaf.export` or `LDIAF.export` wrote.
-        images: [n, H, W] of 0 and 1, to pick from; None: draws of the model.
+        images: to pick from: whole numbers [n, H, W], or the path of what `data.read_images` takes; None: draws of
+            the model.
 
     Raises:
         FileError: a folder without such a SavedModel, or images of another size.
@@ -43,23 +47,26 @@ class Explorer:
         (5, 4, 4)
     """
 
-    def __init__(self, saved_model: str | os.PathLike, images: np.ndarray | None = None):
+    def __init__(self, saved_model: str | os.PathLike, images: np.ndarray | str | None = None):
         self.path = paths.as_path(saved_model, "saved_model")
         self.name = self.path.resolve().name
         self.model = sampling.load(self.path, *_QUESTIONS)
         shapes = {name: self._ask(name).structured_input_signature[1] for name in ("encode", "decode")}
         self.image_shape = tuple(shapes["encode"]["images"].shape[1:])
         self.num_nodes, self.node_dim = shapes["decode"]["latents"].shape[1:]
-        num_values = sampling.num_values(self.model)
-        if len(self.image_shape) != 2 or num_values != 2:
+        self.num_values = sampling.num_values(self.model)
+        if len(self.image_shape) != 2 and self.image_shape[2:] != (3,):
             raise FileError(
-                "`saved_model` must draw images (H, W) of 0 and 1, which is what the page can show. "
-                f"Received: {saved_model}, of {self.image_shape} and {num_values} values."
+                "`saved_model` must draw images (H, W) or (H, W, 3), which is what the page can show. "
+                f"Received: {saved_model}, of {self.image_shape}."
             )
+        if isinstance(images, str):
+            images = data.read_images(images, "images", self.num_values == 2)
         if images is not None and images.shape[1:] != self.image_shape:
             raise FileError(f"`images` must be images of {self.image_shape}. Received: {images.shape[1:]}.")
         self.graph = self._graph()
         seen = self._ask("sample")(num=tf.constant(_NUM_SEEN), seed=tf.constant(0))["images"].numpy()
+        seen = np.round(seen * self._white).astype("uint8")
         codes = self._codes(seen)
         self.directions = [directions(codes[:, n]) for n in range(self.num_nodes)]
         self.examples = seen[:_NUM_EXAMPLES] if images is None else images[:_NUM_EXAMPLES]
@@ -73,6 +80,7 @@ class Explorer:
         return {
             "name": self.name,
             "image_shape": self.image_shape,
+            "num_values": self.num_values,
             "node_dim": self.node_dim,
             "nodes": [{"kl": about.get("kl"), "is_dead": node in dead} for node, about in nodes],
             "edges": edges,
@@ -103,7 +111,7 @@ class Explorer:
 
     def encode(self, images: typing.Any) -> Answer:
         """The codes of images [n, H, W], `latents`, and their reconstruction `probs`: what these codes decode to."""
-        codes = self._codes(asked.images("images", images, (None, *self.image_shape)))
+        codes = self._codes(asked.images("images", images, (None, *self.image_shape), self.num_values))
         return {"latents": codes} | _arrays(self._ask("decode")(latents=tf.constant(codes)))
 
     def bounds(self, image: typing.Any, seed: int) -> Answer:
@@ -114,7 +122,7 @@ class Explorer:
             log_likelihood, log_likelihood_stderr: log of the mean of w; its error by the delta method.
             num_importance_samples: S.
         """
-        image = asked.images("image", image, self.image_shape)
+        image = asked.images("image", image, self.image_shape, self.num_values) / self._white
         log_w = self._ask("log_likelihood")(
             images=tf.constant(np.stack([image] * _NUM_COPIES)),  # each copy has a draw of its own
             num_importance_samples=tf.constant(1),
@@ -130,11 +138,15 @@ class Explorer:
             "num_importance_samples": _NUM_COPIES,
         }
 
+    @property
+    def _white(self):
+        return np.float32(self.num_values - 1)
+
     def _ask(self, question):
         return self.model.signatures[question]
 
     def _codes(self, images):
-        return self._ask("encode")(images=tf.constant(images, tf.float32))["codes"].numpy()
+        return self._ask("encode")(images=tf.constant(images / self._white, tf.float32))["codes"].numpy()
 
     def _latents(self, latents):
         return asked.latents("latents", latents, (None, self.num_nodes, self.node_dim))

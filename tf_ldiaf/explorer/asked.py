@@ -41,15 +41,16 @@ def latents(name: str, value: typing.Any, shape: Sequence[int | None]) -> tf.Ten
     return tf.constant(found, tf.float32)
 
 
-def images(name: str, value: typing.Any, shape: Sequence[int | None]) -> np.ndarray:
-    """Pixels of 0 and 1 of a shape, in which None is 1 to 64; float32.
+def images(name: str, value: typing.Any, shape: Sequence[int | None], num_values: int) -> np.ndarray:
+    """Pixels of a shape, in which None is 1 to 64: whole numbers from 0 to `num_values` - 1, as float32.
 
     Raises:
         RequestError: something else.
     """
     found = _array(value)
-    if not (_fits(found, shape) and found.dtype.kind in "iufb" and np.isin(found, (0, 1)).all()):
-        raise RequestError(f"`{name}` must be 0 and 1 of shape {_shown(shape)}. Received: {_described(found)}.")
+    if not (_fits(found, shape) and found.dtype.kind in "iufb" and np.isin(found, range(num_values)).all()):
+        kind = "0 and 1" if num_values == 2 else f"whole numbers from 0 to {num_values - 1}"
+        raise RequestError(f"`{name}` must be {kind} of shape {_shown(shape)}. Received: {_described(found)}.")
     return found.astype("float32")
 
 

@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
     raise ConfigError(MISSING.format(error.name)) from None
 
 _HOST = "127.0.0.1"
-_MOST_BYTES = 4_000_000
+_MOST_BYTES = 16_000_000
 
 
 def serve(explorer: Explorer, port: int = 0, browser: bool = True) -> None:
@@ -87,7 +87,8 @@ def make_app(explorer: Explorer) -> Starlette:
         return _answer(description)
 
     async def read(request: Request) -> Response:
-        return _answer({"images": await run_in_threadpool(images_of, await _body(request), explorer.image_shape)})
+        file, kind = await _body(request), (explorer.image_shape, explorer.num_values)
+        return _answer({"images": await run_in_threadpool(images_of, file, *kind)})
 
     return Starlette(
         routes=[

@@ -67,9 +67,11 @@ def _check_free(out):
 def _model(explorer):
     """What the page is told of the model, and the networks that draw."""
     loaded = explorer.model
-    if not loaded.decoder:
+    if not loaded.decoder or explorer.num_values != 2:
+        found = "with another decoder" if not loaded.decoder else f"of {explorer.num_values} values"
         raise FileError(
-            f"`static` needs a model with a dense decoder of this package. Received: {explorer.path}, with another."
+            "`static` needs a model of 0 and 1 with a dense decoder of this package. "
+            f"Received: {explorer.path}, {found}."
         )
     root = None
     if loaded.root:

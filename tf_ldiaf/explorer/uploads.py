@@ -13,27 +13,30 @@ from tf_ldiaf.data.pictures import FORMATS
 from tf_ldiaf.errors import DataError, RequestError
 from tf_ldiaf.explorer.asked import MOST_AT_ONCE
 
-_MOST_PIXELS = 20_000_000
+_MOST_PIXELS = 50_000_000
 _MOST_UNPACKED = 100_000_000  # bytes
 
 
-def images_of(file: bytes, image_shape: tuple[int, int]) -> np.ndarray:
-    """Images [n, H, W] of 0 and 1, at most 64, of a picture file or an .npz file.
+def images_of(file: bytes, image_shape: tuple[int, ...], num_values: int) -> np.ndarray:
+    """Images [n, H, W] or [n, H, W, 3], whole numbers, at most 64, of a picture file or an .npz file.
 
-    A picture is scaled to the model's size, and its pixels are thresholded at one half. Ink is 1: in a picture that is
-    mostly light, the dark pixels. Of an .npz file the first array is taken, as `data.read_images` reads it.
+    A picture is scaled to the model's size. For a model of 0 and 1 its pixels are thresholded at one half; ink is 1: in
+    a picture that is mostly light, the dark pixels. For a model of 256 values it is cropped to the aspect before. Of an
+    .npz file the first array is taken, as `data.read_images` reads it.
 
     Args:
         file: its content.
-        image_shape: (H, W).
+        image_shape: (H, W), or (H, W, 3).
+        num_values: of a pixel: 2, or 256.
 
     Raises:
         RequestError: it is neither, or its images have another size.
     """
-    return _of_npz(file, image_shape) if file.startswith(b"PK") else _of_picture(file, image_shape)
+    read = _of_npz if file.startswith(b"PK") else _of_picture
+    return read(file, image_shape, is_binary=num_values == 2)
 
 
-def _of_npz(file, image_shape):
+def _of_npz(file, image_shape, is_binary):
     try:
         unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(file)).infolist())
     except (zipfile.BadZipFile, OSError, ValueError):
@@ -44,7 +47,7 @@ def _of_npz(file, image_shape):
         path = pathlib.Path(place) / "the upload.npz"
         path.write_bytes(file)
         try:
-            found = data.read_images(str(path))[:MOST_AT_ONCE]
+            found = data.read_images(str(path), is_binary=is_binary)[:MOST_AT_ONCE]
         except DataError as error:
             raise RequestError(str(error).replace(str(path), path.stem)) from None
     if found.shape[1:] != image_shape:
@@ -52,7 +55,7 @@ def _of_npz(file, image_shape):
     return found
 
 
-def _of_picture(file, image_shape):
+def _of_picture(file, image_shape, is_binary):
     try:
         with Image.open(io.BytesIO(file), formats=FORMATS) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
@@ -62,7 +65,10 @@ def _of_picture(file, image_shape):
             upright = ImageOps.exif_transpose(picture).convert("RGBA")
             on_paper = Image.new("RGBA", upright.size, "white")
             on_paper.alpha_composite(upright)
-            scaled = on_paper.convert("L").resize(image_shape[::-1], Image.Resampling.BOX)
+            drawn, size = on_paper.convert("RGB" if len(image_shape) == 3 else "L"), image_shape[1::-1]
+            if not is_binary:
+                return np.asarray(ImageOps.fit(drawn, size, Image.Resampling.LANCZOS))[np.newaxis]
+            scaled = drawn.resize(size, Image.Resampling.BOX)
     except RequestError:
         raise
     except UnidentifiedImageError:

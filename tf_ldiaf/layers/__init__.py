@@ -1,6 +1,7 @@
 """What has weights: Keras layers, each usable alone."""
 
 from tf_ldiaf.layers.decoders import AdditiveDecoder, MaskedDecoder
+from tf_ldiaf.layers.encoders import ResidualBlock
 from tf_ldiaf.layers.flows import InverseAutoregressiveFlow
 from tf_ldiaf.layers.gates import Gates
 from tf_ldiaf.layers.latent_graph import LatentGraph
@@ -11,5 +12,6 @@ from tf_ldiaf.layers.stacked import StackedDense
 
 __all__ = [
     "AdditiveDecoder", "BernoulliLikelihood", "Categorical", "DiscretizedLogistic", "Gates", "GaussianNetworks",
-    "InverseAutoregressiveFlow", "LatentGraph", "MaskedDecoder", "MixturePrior", "StackedDense",
+    "InverseAutoregressiveFlow", "LatentGraph", "MaskedDecoder", "MixturePrior", "ResidualBlock",
+    "StackedDense",
 ]  # fmt: skip

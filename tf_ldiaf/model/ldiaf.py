@@ -47,7 +47,8 @@ class LDIAF(Questions):
         likelihood: what a pixel may be. "bernoulli": 0 or 1. "discretized_logistic", "categorical": 256 values, see
             `layers.DiscretizedLogistic` and `layers.Categorical`. Or a layer of your own, see `layers.likelihoods`.
         likelihood_components: of "discretized_logistic": logistics of each pixel. None: 1 for grey, 10 for colour.
-        encoder_units, decoder_units, channels: of the package's own encoder and decoder, see `make_encoder`.
+        encoder_units, decoder_units, channels, residual_blocks: of the package's own encoder and decoder, see
+            `make_encoder`.
         node_units, flow_units, context_dim, root_components, initial_gate_prob: see `LatentGraph`.
 
     Images everywhere are [B, H, W] or [B, H, W, C]. Pixels are 0 and 1; of 256 values they are uint8 in 0-255, or float
@@ -81,6 +82,7 @@ class LDIAF(Questions):
         encoder_units: Sequence[int] = ModelSettings.encoder_units,
         decoder_units: Sequence[int] = ModelSettings.decoder_units,
         channels: Sequence[int] = ModelSettings.channels,
+        residual_blocks: int = ModelSettings.residual_blocks,
         node_units: Sequence[int] = ModelSettings.node_units,
         flow_units: Sequence[int] = ModelSettings.flow_units,
         context_dim: int = ModelSettings.context_dim,
@@ -96,6 +98,7 @@ class LDIAF(Questions):
         units = {"encoder_units": encoder_units, "decoder_units": decoder_units, "channels": channels}
         units |= {"node_units": node_units, "flow_units": flow_units, "context_dim": context_dim}
         components = {"root_components": root_components, "likelihood_components": likelihood_components}
+        components["residual_blocks"] = residual_blocks
         checked(ModelSettings, **sizes, **units, **components, initial_gate_prob=initial_gate_prob)
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
@@ -105,6 +108,7 @@ class LDIAF(Questions):
         self.is_additive = decoder == "additive"
         self.encoder: typing.Any = encoder
         self.decoder: typing.Any = decoder
+        self.residual_blocks = residual_blocks
         self.likelihood_components, self.own_likelihood = likelihood_components, not isinstance(likelihood, str)
         self.likelihood_name = likelihood if isinstance(likelihood, str) else likelihood.name
         self.likelihood_layer: typing.Any = make_likelihood(likelihood, likelihood_components)
@@ -125,8 +129,8 @@ class LDIAF(Questions):
             settings: a `Config`.
             edges: the learned graph, for the final phase. None: the settings' own edges, or gates that are learned.
         """
-        names = ["num_nodes", "node_dim", "num_flow_steps", "encoder_units", "decoder_units", "channels", "node_units"]
-        names += ["flow_units", "context_dim", "root_components", "initial_gate_prob"]
+        names = ["num_nodes", "node_dim", "num_flow_steps", "encoder_units", "decoder_units", "channels"]
+        names += ["residual_blocks", "node_units", "flow_units", "context_dim", "root_components", "initial_gate_prob"]
         names += ["likelihood", "likelihood_components"]
         edges = settings.fixed_edges if edges is None else edges
         decoder = None if settings.decoder == "dense" else settings.decoder
@@ -141,10 +145,12 @@ class LDIAF(Questions):
         numbers = self.likelihood_layer.numbers_per_pixel(self.image_shape)
         self.numbers_shape, self.numbers_per_image = (*grid, numbers), math.prod(grid) * numbers
         if self.encoder is None:
-            self.encoder = make_encoder(self.encoder_units, self.channels, self.image_shape)
+            self.encoder = make_encoder(self.encoder_units, self.channels, self.image_shape, self.residual_blocks)
             self.encoder.build((None, self.num_dims))
         if self.decoder is None:
-            self.decoder = make_decoder(self.decoder_units, self.channels, self.image_shape, numbers)
+            self.decoder = make_decoder(
+                *(self.decoder_units, self.channels, self.image_shape, self.residual_blocks), numbers_per_pixel=numbers
+            )
             self.decoder.build((None, self.num_nodes * self.node_dim))
         elif self.decoder == "additive":  # its place among the layers is that of a dense one
             sizes = self.num_nodes, self.node_dim, self.image_shape, self.decoder_units
@@ -200,7 +206,9 @@ class LDIAF(Questions):
         }
         graph = self.graph.get_config()
         graph = {name: graph[name] for name in graph if name not in ("name", "trainable", "dtype")}
-        units = {name: getattr(self, name) for name in ("encoder_units", "decoder_units", "channels")}
+        units = {
+            name: getattr(self, name) for name in ("encoder_units", "decoder_units", "channels", "residual_blocks")
+        }
         networks |= {"decoder": "additive"} if self.is_additive else {}
         likelihood = self.likelihood_name
         if self.own_likelihood:

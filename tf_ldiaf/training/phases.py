@@ -16,7 +16,7 @@ from tf_ldiaf.config import Config
 from tf_ldiaf.errors import CheckpointError, ConfigError
 from tf_ldiaf.execution import stopping
 from tf_ldiaf.execution import strategy as distribution
-from tf_ldiaf.layers.encoders import CELL
+from tf_ldiaf.layers.encoders import coarsest_cell
 from tf_ldiaf.layers.gates import edges_of, most_probable_graph
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.model.schedules import epochs_without_edges
@@ -49,9 +49,9 @@ def check(config: Config, images: data.TrainingImages, strategy: tf.distribute.S
     if batch_size % num_replicas:
         raise ConfigError(f"`batch_size` must be a multiple of the {num_replicas} devices. Received: {batch_size}.")
     shape = images.valid.shape[1:]
-    if config.channels and any(side % CELL for side in shape[:2]):
+    if config.channels and any(side % coarsest_cell(config.channels) for side in shape[:2]):
         raise ConfigError(
-            f"`channels` needs images whose height and width are multiples of {CELL}. "
+            f"`channels` needs images whose height and width are multiples of {coarsest_cell(config.channels)}. "
             f"Received: {' x '.join(map(str, shape))}, of {config.dataset}."
         )
 

@@ -150,7 +150,7 @@ function makeSliders() {
 async function bring(image, known) {
   const { latents, probs } = known ?? (await backend.ask("encode", { images: [image] }));
   await show(latents[0], probs);
-  paint(by("original"), image);
+  paint(by("original"), image, model.num_values - 1);
   const reconstruction = by("reconstruction");
   reconstruction.width = by("picture").width;
   reconstruction.height = by("picture").height;
@@ -169,7 +169,7 @@ async function bring(image, known) {
 function makeThumbnail(image, onClick, name) {
   const button = document.createElement("button"), canvas = document.createElement("canvas");
   button.setAttribute("aria-label", name);
-  paint(canvas, image);
+  paint(canvas, image, model.num_values - 1);
   button.append(canvas);
   button.addEventListener("click", onClick);
   return button;
@@ -267,7 +267,11 @@ function listen() {
   by("own").hidden = !backend.canEncode;
   by("no-encoder").hidden = backend.canEncode;
   if (!backend.canEncode) return;
-  const pad = makePad(by("pad"), model.image_shape, (image) => perform(() => bring(image), "pad"));
+  const isBinary = model.num_values === 2;
+  by("read-text").textContent = `A picture, or an .npz file of images. A picture is
+    ${isBinary ? "scaled to the model's size and made black and white" : "cropped and scaled to the model's size"}.`;
+  by("drawing").hidden = by("clear").hidden = model.image_shape.length > 2; // nobody draws in colour here
+  const most = model.num_values - 1, pad = makePad(by("pad"), model.image_shape, most, (image) => perform(() => bring(image), "pad"));
   by("clear").addEventListener("click", pad.clear);
   by("upload").addEventListener("change", (event) => event.target.files.length && upload(event.target.files[0]));
 }

@@ -1,12 +1,16 @@
 "use strict";
 
-/** Draws an image [H][W] of numbers in 0-1 on a canvas, dark on light as ink on paper. */
-function paint(canvas, image) {
+/** Draws an image [H][W], or [H][W][3], of numbers from 0 to `most` on a canvas; of 0 and 1, dark on light as ink. */
+function paint(canvas, image, most = 1) {
   canvas.height = image.length;
   canvas.width = image[0].length;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
-  image.flat().forEach((ink, i) => pixels.data.set([0, 0, 0].fill(Math.round(255 * (1 - ink))).concat(255), 4 * i));
+  const shade = (value) => Math.round(255 * (model.num_values === 2 ? 1 - value : value / most));
+  image.flat().forEach((pixel, i) => {
+    const [red, green, blue] = typeof pixel === "number" ? [pixel, pixel, pixel] : pixel;
+    pixels.data.set([shade(red), shade(green), shade(blue), 255], 4 * i);
+  });
   context.putImageData(pixels, 0, 0);
 }
 
@@ -33,14 +37,14 @@ function bars(code) {
   return `<svg viewBox="0 0 100 ${height}" preserveAspectRatio="none" aria-hidden="true">${parts.join("")}</svg>`;
 }
 
-/** Lets one draw on a canvas with the mouse or a finger; `done` gets the image [H][W] of 0 and 1 after each stroke. */
-function makePad(canvas, [height, width], done) {
+/** Lets one draw on a canvas with the mouse or a finger; `done` gets the image [H][W] of 0 and `most` after a stroke. */
+function makePad(canvas, [height, width], most, done) {
   const radius = Math.max(0.6, Math.min(height, width) / 25);
   let image, last = null;
 
   function clear() {
     image = Array.from({ length: height }, () => new Array(width).fill(0));
-    paint(canvas, image);
+    paint(canvas, image, most);
   }
 
   function place(event) {
@@ -51,7 +55,7 @@ function makePad(canvas, [height, width], done) {
   function dot([x, y]) {
     for (let row = 0; row < height; row++) {
       for (let column = 0; column < width; column++) {
-        if (Math.hypot(column + 0.5 - x, row + 0.5 - y) <= radius) image[row][column] = 1;
+        if (Math.hypot(column + 0.5 - x, row + 0.5 - y) <= radius) image[row][column] = most;
       }
     }
   }
@@ -61,7 +65,7 @@ function makePad(canvas, [height, width], done) {
     const steps = Math.ceil(2 * Math.hypot(to[0] - from[0], to[1] - from[1])) || 1;
     for (let i = 0; i <= steps; i++) dot([0, 1].map((axis) => from[axis] + ((to[axis] - from[axis]) * i) / steps));
     last = next;
-    paint(canvas, image);
+    paint(canvas, image, most);
   }
 
   canvas.addEventListener("pointerdown", (event) => {
