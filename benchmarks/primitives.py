@@ -15,12 +15,10 @@ import statistics
 import time
 from unittest import mock
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from benchmarks import peer_tf_ldiaf, peers
-from tf_ldiaf import LDIAF
 from tf_ldiaf.layers import encoders, flows, latent_distributions, latent_graph, networks, stacked
 from tf_ldiaf.model import trainer
 from tf_ldiaf.probability import gaussians, iaf, likelihoods
@@ -85,26 +83,6 @@ class OurNode:
         return log_det + self.flow[0].forward_log_det_jacobian(noise, event_ndims) if self.flow else log_det
 
 
-class PatchProduct(keras.layers.Dense):
-    """A 3 x 3 convolution as one matrix product of all patches."""
-
-    def __init__(self, units, size, padding=None, data_format=None, **kwargs):
-        super().__init__(units, **kwargs)
-
-    def build(self, input_shape):
-        super().build((*input_shape[:-1], 9 * input_shape[-1]))
-        self.input_spec = None
-
-    def call(self, inputs):
-        padded = tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
-        rows, columns = inputs.shape[1:3]
-        shifts = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-        return super().call(tf.concat(shifts, axis=-1))
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units)
-
-
 def parts():
     """Name of each row -> whose it is that the row has, and the patches that put it there."""
     patch = mock.patch.object
@@ -141,24 +119,6 @@ def contender(patches):
     return made
 
 
-def conv_model(patches):
-    """A function that trains 5 steps of a model with convolutions; see `contender`."""
-    with contextlib.ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch)
-        sizes = {"encoder_units": (256, 128), "decoder_units": (256, 512), "channels": (32, 64), "root_components": 200}
-        edges = [(parent, child) for child in range(1, 6) for parent in range(child + 1, 6)]
-        model = LDIAF(**sizes, edges=edges)
-        model.compile(keras.optimizers.AdamW(3e-3))
-        model.build((None, 28, 28))
-        model.optimizer.build(model.trainable_variables)
-        x = IMAGES[: 5 * 256].reshape(5, 256, 28, 28)
-        launches = iter(tf.data.Dataset.from_tensors((x, 5)).repeat())
-        model.make_train_function()
-        model.train_function(launches)
-    return lambda: float(model.train_function(launches)["elbo"])
-
-
 def in_turns(works, rounds):
     """name -> the median over turns of its seconds over those of the first, and its median seconds."""
     seconds = {name: [] for name in works}
@@ -188,14 +148,6 @@ def main():
     found = {
         name: {"in the row": whose, "training": training[name][0], "likelihood": likelihood[name][0]}
         for name, (whose, _) in rows.items()
-    }
-    whole = [mock.patch.object(LDIAF, "loops_can_be_compiled", True)]
-    patched = [mock.patch.object(encoders.keras.layers, "Conv2D", PatchProduct)]
-    convolutions = {"as shipped": conv_model([]), "patch product": conv_model([*patched, *whole])}
-    turns = in_turns(convolutions, arguments.rounds)
-    found["convolutions: patch product, compiled launch"] = {
-        "in the row": "ours",
-        "training": turns["patch product"][0],
     }
     print("| part | in the row | training step | log-likelihood |\n|---|---|---|---|")
     for name, row in found.items():
