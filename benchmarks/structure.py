@@ -74,7 +74,7 @@ def learn_order(
     """Learns one graph whose order is not told; `roles` says what is known of the nodes."""
     began, truth = time.monotonic(), KnownGraph(seed, num_nodes, node_dim, _NOISE[node_dim])
     z = [truth.nodes(num_images, 1), truth.nodes(_HELD_OUT, 2)]
-    elbo = np.nan
+    elbo = lead = None  # only some ways of learning have them
     if roles == "seen":
         codes, found = z[1], structure.best_order(*z, seed=seed)
         edges, lead = found.edges, found.lead
@@ -83,7 +83,7 @@ def learn_order(
         if roles == "none":
             model = fitted(x, seed, num_nodes, node_dim, None, epochs=_EPOCHS)
             model = structure.with_edges(model, model.edges)
-            edges, lead = structure.remove_edges(model, x, held_out, seed=seed).edges, np.nan
+            edges = structure.remove_edges(model, x, held_out, seed=seed).edges
         else:
             elbo, model = best_of_trainings(x, held_out, seed, num_nodes, node_dim, roles)
             found = structure.search(model, x, held_out, seed=seed)
@@ -99,8 +99,8 @@ def learn_order(
         "true": truth.adjacency.tolist(),
         "found": adjacency.tolist(),
         "explained": shares[true_node, range(num_nodes)].round(3).tolist(),
-        "elbo": round(float(elbo), 3),
-        "lead": round(float(lead), 4),
+        "elbo": elbo and round(float(elbo), 3),
+        "lead": lead and round(float(lead), 4),
         "minutes": round((time.monotonic() - began) / 60, 2),
     }
 

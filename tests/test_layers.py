@@ -20,6 +20,7 @@ from tf_ldiaf.layers import (
     LatentGraph,
     MaskedDecoder,
     MixturePrior,
+    ResidualBlock,
     StackedDense,
 )
 from tf_ldiaf.layers.stacked import dense_network
@@ -74,6 +75,7 @@ CASES = {
     "AdditiveDecoder of colours": case(
         lambda: AdditiveDecoder(3, 2, (4, 5, 3), [8], numbers_per_pixel=12), [(5, 6)], (None, 6)
     ),
+    "ResidualBlock": case(lambda: ResidualBlock(), [(2, 4, 3, 5)], (None, 4, 3, 5)),
     "MaskedDecoder": case(lambda: MaskedDecoder(np.eye(2).reshape(2, 1, 2), 3, [8]), [(5, 6)], (None, 6)),
     "MaskedDecoder of greys": case(
         lambda: MaskedDecoder(np.eye(2).reshape(2, 1, 2), 3, [8], numbers_per_pixel=2), [(5, 6)], (None, 6)

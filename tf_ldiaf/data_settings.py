@@ -109,7 +109,7 @@ class DataSettings(Checked):
         return self.likelihood == "bernoulli"
 
     @property
-    def keeps_color(self) -> bool:
+    def keeps_colour(self) -> bool:
         """Whether images of colour are [n, H, W, 3]."""
         return self.color == "keep" or (self.color == "auto" and not self.is_binary)
 

@@ -49,7 +49,7 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
     if settings.stream:
         return _open_stream(settings, path, is_folder and not is_of_tfds, is_path and not is_of_tfds)
     if is_of_tfds:
-        return tfds.open_splits(dataset, settings.data_dir, settings.keeps_color)
+        return tfds.open_splits(dataset, settings.data_dir, settings.keeps_colour)
     if dataset == "digits":
         return digits.open_splits()
     if is_folder:
@@ -70,7 +70,7 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
         raise DataError(
             f"`dataset` must be {hint}a file or a folder; those of hubs must be downloaded first. Received: {dataset}."
         )
-    return tfds.open_splits(dataset, settings.data_dir, settings.keeps_color)
+    return tfds.open_splits(dataset, settings.data_dir, settings.keeps_colour)
 
 
 def _open_stream(settings, path, is_folder, is_file):
@@ -78,14 +78,14 @@ def _open_stream(settings, path, is_folder, is_file):
         raise DataError(f"`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: {settings.dataset}.")
     if is_folder:
         return streamed_pictures.open_stream(path, _reading(settings))
-    streams = tfds.open_stream(settings.dataset, settings.data_dir, settings.keeps_color)
+    streams = tfds.open_stream(settings.dataset, settings.data_dir, settings.keeps_colour)
     if not settings.image_size:
         return streams
     return {split: records.resized(settings.image_size) for split, records in streams.items()}
 
 
 def _reading(settings):
-    return pictures.Reading(settings.image_size, settings.skip_unreadable, settings.keeps_color)
+    return pictures.Reading(settings.image_size, settings.skip_unreadable, settings.keeps_colour)
 
 
 def _of_file(path, settings):
@@ -206,7 +206,7 @@ def read(splits: Mapping[str, Source], wanted: Iterable[str], settings: DataSett
     found = {name: splits[name].array() for name in wanted if name in splits}
     if all(x.dtype in ("uint8", "bool") and (x <= 1).all() for x in found.values()):
         found = {name: found[name] if name in found else splits[name].array() for name in splits}
-    images = arrays.as_pictures(found, "`dataset`", settings.values_from_to, settings.keeps_color)
+    images = arrays.as_pictures(found, "`dataset`", settings.values_from_to, settings.keeps_colour)
     if settings.image_size:
         images = pictures.resized(images, settings.image_size)
     return {name: images[name] for name in wanted if name in splits}

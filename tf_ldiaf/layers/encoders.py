@@ -37,11 +37,8 @@ def make_encoder(
         grid, depth = grid_and_channels(image_shape)
         layers += [keras.layers.Reshape((*grid, depth))]
         for i, (num_channels, factor) in enumerate(steps):
-            layers += [
-                _convolution(
-                    keras.layers.Conv2D, num_channels, 3 if factor == 1 else factor, factor, name=f"to_resolution_{i}"
-                )
-            ]
+            side = 3 if factor == 1 else factor
+            layers += [_convolution(keras.layers.Conv2D, num_channels, side, factor, name=f"to_resolution_{i}")]
             layers += [ResidualBlock(name=f"block_{i}_{j}") for j in range(residual_blocks)]
         layers += [keras.layers.Activation(elu, name="elu")]
         layers += [keras.layers.Reshape((-1,))]  # not Flatten, which obeys Keras's image_data_format
@@ -117,7 +114,7 @@ def _convolution(layer, channels, side, stride, activation=None, **kwargs):
     """A Conv2D or Conv2DTranspose whose kernel is a square of `side`."""
     kwargs = {"kernel_initializer": "he_normal" if activation else "glorot_uniform"} | kwargs
     # Said here, because users may have set another default for Keras.
-    kwargs |= {"padding": "same", "data_format": "channels_last", "strides": stride}
+    kwargs |= {"padding": "same", "data_format": "channels_last", "strides": stride, "dtype": "float32"}
     return layer(channels, side, activation=activation, **kwargs)
 
 
