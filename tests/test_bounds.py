@@ -18,6 +18,10 @@ tfd = tfp.distributions
 
 def log_likelihood(log_weights):
     """The importance-weighted bound of log-weights [S, B], by the estimator that the model uses."""
+    return estimated(log_weights)["log_likelihood"].numpy()
+
+
+def estimated(log_weights):
     log_weights = tf.constant(np.asarray(log_weights, "float32"))
     num, num_images = log_weights.shape
 
@@ -27,7 +31,7 @@ def log_likelihood(log_weights):
         zeros = tf.zeros([num, num_images, 1])
         return bounds.Terms(found, zeros, zeros, zeros[..., tf.newaxis])
 
-    return importance_weighted(draw, num, tf.constant(num_images), 1)["log_likelihood"].numpy()
+    return importance_weighted(draw, num, tf.constant(num_images), 1)
 
 
 def test_exact_posterior_gives_log_evidence_without_variance():
@@ -103,6 +107,18 @@ def test_importance_weights_of_any_size(num):
     )
     half = np.where(np.arange(num) % 2, 0.0, -np.inf)[:, np.newaxis]
     np.testing.assert_allclose(log_likelihood(half), -math.log(2), atol=1e-5)
+
+
+@pytest.mark.parametrize("num", [1, 7, 5_000])
+def test_how_many_draws_decide_it(num):
+    """Against the weights in float64. All where they are equal, one where it outweighs the rest."""
+    log_weights = np.random.default_rng(0).normal(size=(num, 3)) - 1e3
+    w = np.exp(log_weights + 1e3)
+    found = estimated(log_weights)["effective_samples"]
+    np.testing.assert_allclose(found, w.sum(axis=0) ** 2 / (w**2).sum(axis=0), rtol=2e-3)
+    np.testing.assert_allclose(estimated(np.full((num, 2), -80.0))["effective_samples"], num, rtol=1e-4)
+    one = np.where(np.arange(num) == num // 2, 50.0, -50.0)[:, np.newaxis]
+    np.testing.assert_allclose(estimated(one)["effective_samples"], 1, rtol=1e-4)
 
 
 def test_kl_weight_scales_only_the_kl_term():

@@ -22,7 +22,11 @@ def importance_weighted(
 
         Eq. iw: log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s given x)
 
-    It rises with S to log p(x), and is the ELBO at S = 1.
+    It rises with S to log p(x), and is the ELBO at S = 1. How many of the draws decide it is
+
+        Eq. ess: (sum_s w_s)^2 / sum_s w_s^2, with w_s = p(x, z_s) / q(z_s given x)
+
+    which is S if all have one weight, and 1 if one draw has it all.
 
     Args:
         draw: a function of the place of the first sample and how many there are, to their `Terms`.
@@ -34,11 +38,12 @@ def importance_weighted(
     Returns:
         elbo, log_likelihood, reconstruction: [B], nats.
         kl_per_node: [B, N], nats.
+        effective_samples: [B], in 1 .. S, of Eq. ess.
 
     Raises:
         ValueError: S is an int below 1.
 
-    Source: Burda et al. 2016, arXiv 1509.00519, Eq. 8.
+    Source: Burda et al. 2016, arXiv 1509.00519, Eq. 8; Kish 1965 for Eq. ess.
     """
     if isinstance(num_importance_samples, int) and num_importance_samples < 1:
         raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
@@ -47,24 +52,24 @@ def importance_weighted(
     num_chunks = -(-num_importance_samples // most)
     chunk = -(-num_importance_samples // num_chunks)  # equal, so that few draws are made in vain
 
-    def add_chunk(i, log_sum, reconstruction, kl):
+    def add_chunk(i, log_sums, reconstruction, kl):
         terms = draw(i * chunk, chunk)
         # The last chunk may reach beyond S: draws there have weight 0.
         used = (i * chunk + tf.range(chunk) < num_importance_samples)[:, tf.newaxis]
         log_weights = tf.where(used, terms.elbo(), -np.inf)
         return (
             i + 1,
-            tf.reduce_logsumexp(tf.concat([log_sum[tf.newaxis], log_weights], axis=0), axis=0),
+            tf.reduce_logsumexp(tf.concat([log_sums[tf.newaxis], tf.stack([log_weights, 2.0 * log_weights], 1)], 0), 0),
             reconstruction + tf.reduce_sum(tf.where(used, terms.log_likelihood, 0.0), axis=0),
             kl + tf.reduce_sum(tf.where(used[:, :, tf.newaxis], terms.kl_per_node(), 0.0), axis=0),
         )
 
     zeros = tf.zeros([num_images])
-    _, log_sum, reconstruction, kl = tf.while_loop(
+    _, (log_sum, log_squares), reconstruction, kl = tf.while_loop(
         lambda i, *_: i < num_chunks,
         add_chunk,
-        (0, zeros - np.inf, zeros, tf.zeros([num_images, num_nodes])),
-        shape_invariants=tuple(tf.TensorShape(shape) for shape in ([], [None], [None], [None, num_nodes])),
+        (0, tf.stack([zeros, zeros]) - np.inf, zeros, tf.zeros([num_images, num_nodes])),
+        shape_invariants=tuple(tf.TensorShape(shape) for shape in ([], [2, None], [None], [None, num_nodes])),
     )
     num = tf.cast(num_importance_samples, tf.float32)
     reconstruction, kl = reconstruction / num, kl / num
@@ -73,4 +78,5 @@ def importance_weighted(
         "log_likelihood": log_sum - tf.math.log(num),
         "reconstruction": reconstruction,
         "kl_per_node": kl,
+        "effective_samples": tf.exp(2.0 * log_sum - log_squares),
     }

@@ -148,6 +148,7 @@ class Questions(Trainer):
         Returns:
             elbo, log_likelihood, reconstruction: [B], nats.
             kl_per_node: [B, N], nats.
+            effective_samples: [B], how many of the draws decide the log-likelihood, Eq. ess.
             innovations: [B, N, D], see `codes_and_innovations`.
         """
         features = self.features(x)

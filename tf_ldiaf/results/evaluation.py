@@ -101,6 +101,7 @@ def evaluate(
     metrics: dict[str, typing.Any] = {}
     for name in ("elbo", "log_likelihood", "reconstruction"):
         metrics[f"test_{name}"], metrics[f"test_{name}_stderr"] = _mean_and_stderr(values[name])
+    metrics["test_effective_samples"], _ = _mean_and_stderr(values["effective_samples"])
     kl = values["kl_per_node"]
     metrics["test_kl"], metrics["test_kl_stderr"] = _mean_and_stderr(kl.sum(axis=1))
     metrics["test_kl_per_node"] = [float(node) for node in kl.mean(axis=0, dtype="float64")]

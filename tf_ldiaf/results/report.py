@@ -124,6 +124,7 @@ def metrics_table(metrics: dict) -> str:
     kind = metrics["binarization"]
     if metrics.get("likelihood", "bernoulli") != "bernoulli":
         kind = f"256 values, {metrics['likelihood']}"
+    decisive = metrics.get("test_effective_samples")
     has_both = "test_elbo_bits_per_dim" in metrics
 
     rows = [
@@ -132,6 +133,7 @@ def metrics_table(metrics: dict) -> str:
         ("ELBO", f"{with_error('elbo')} nats"),
         *([("ELBO, bits per dimension", with_error("elbo_bits_per_dim", 4))] if has_both else []),
         (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
+        *([("samples that decide it", f"{decisive:.1f} of {samples}, mean over images")] if decisive else []),
         ("the same, bits per dimension", with_error("bits_per_dim", 4)),
         ("reconstruction", f"{with_error('reconstruction')} nats"),
         ("KL", f"{with_error('kl')} nats"),
