@@ -188,11 +188,8 @@ def test_training_images_that_are_not_like_the_others_are_one_sentence(binarizat
     ("settings", "words"),
     [
         ({"dataset": "digits"}, "`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: digits"),
-        (
-            {"dataset": "images.npz"},
-            "`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: images.npz",
-        ),
-        ({"dataset": "./images"}, "`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: ./images"),
+        ({"dataset": "images.npz"}, "must be a file or a folder that exists. Received: images.npz"),
+        ({"dataset": __file__}, "`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: /"),
         ({"dataset": "hundred", "limit_train": 9}, "`stream` takes no `limit_train`. Received: 9"),
         ({"dataset": "hundret"}, "digits, a TFDS name"),
     ],

@@ -27,6 +27,7 @@ from tf_ldiaf.data import (
 from tf_ldiaf.data.splits import Source
 from tf_ldiaf.errors import DataError
 
+_DIGITS, _FOLDER, _FILE, _TFDS = "the digits", "a folder", "a file", "a data set of TFDS"
 _PICTURE, _ARCHIVE, _PARQUET = "a picture", "an archive", "a Parquet file"
 _ENDING = re.compile(r"\.[a-zA-Z]\w{0,7}$")  # of a file's name; a version of TFDS's ends with .1
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
@@ -42,20 +43,28 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
         DataError: a source that is missing, of no known kind, cannot be prepared or streamed, has no training images or
             more than memory should hold; a function: files that cannot be read, or images of more than one size.
     """
-    dataset, path = settings.dataset, _as_path(settings.dataset)
-    is_path = path.is_absolute() or dataset.startswith((".", "~")) or path.is_file() or _ENDING.search(dataset)
-    is_folder = path.is_dir() and (is_path or str(path) != dataset or not tfds.knows(dataset))
-    is_of_tfds = (is_path or is_folder) and tfds.is_folder(path)
+    meaning, path = _meaning(settings)
     if settings.stream:
-        return _open_stream(settings, path, is_folder and not is_of_tfds, is_path and not is_of_tfds)
-    if is_of_tfds:
-        return tfds.open_splits(dataset, settings.data_dir, settings.keeps_colour)
-    if dataset == "digits":
+        return _open_stream(meaning, path, settings)
+    if meaning == _DIGITS:
         return digits.open_splits()
-    if is_folder:
+    if meaning == _FOLDER:
         return _of_folder(path, settings)
-    if path.is_file():
+    if meaning == _FILE:
         return _of_file(path, settings)
+    return tfds.open_splits(settings.dataset, settings.data_dir, settings.keeps_colour)
+
+
+def _meaning(settings):
+    """What `dataset` is the name of, and as a path."""
+    dataset, path = settings.dataset, _as_path(settings.dataset)
+    if dataset == "digits":
+        return _DIGITS, path
+    is_path = path.is_absolute() or dataset.startswith((".", "~")) or path.is_file() or _ENDING.search(dataset)
+    if path.is_dir() and (is_path or str(path) != dataset or not tfds.knows(dataset)):
+        return _TFDS if tfds.is_folder(path) else _FOLDER, path
+    if path.is_file():
+        return _FILE, path
     if is_path:
         found = "does not exist" if not path.exists() else "is neither"
         raise DataError(f"`dataset` must be a file or a folder that exists. Received: {dataset}, which {found}.")
@@ -70,13 +79,13 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
         raise DataError(
             f"`dataset` must be {hint}a file or a folder; those of hubs must be downloaded first. Received: {dataset}."
         )
-    return tfds.open_splits(dataset, settings.data_dir, settings.keeps_colour)
+    return _TFDS, path
 
 
-def _open_stream(settings, path, is_folder, is_file):
-    if settings.dataset == "digits" or (is_file and not is_folder):
+def _open_stream(meaning, path, settings):
+    if meaning in (_DIGITS, _FILE):
         raise DataError(f"`stream` needs a `dataset` of TFDS, or a folder of pictures. Received: {settings.dataset}.")
-    if is_folder:
+    if meaning == _FOLDER:
         return streamed_pictures.open_stream(path, _reading(settings))
     streams = tfds.open_stream(settings.dataset, settings.data_dir, settings.keeps_colour)
     if not settings.image_size:
