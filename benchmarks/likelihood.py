@@ -39,7 +39,6 @@ ROWS |= {"threshold/ldiaf, no edges/0": [100]}
 ROWS |= {f"threshold/ldiaf, random edges/{seed}": [100] for seed in range(3)}
 ROWS |= {"threshold, all 60,000 images/graph_vae/0": [100], "threshold, all 60,000 images/ldiaf/0": [100, 1000]}
 ROWS |= {f"static/{method}/0": [100, 1000] for method in METHODS}
-ROWS |= {"static/ldiaf_conv/0": [100, 1000]}
 ROWS |= {"dynamic/ldiaf/0": [100, 1000]}
 
 
