@@ -1,6 +1,7 @@
 """SavedModel, sampling and evaluation of one small trained run."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def test_evaluation_is_the_mean_over_all_test_images(run, per_image, held_out):
     metrics = run.read_metrics()
     assert len(held_out) == 359  # not a multiple of the batch size
     assert metrics["num_images"] == 359
+    assert metrics["test_effective_samples"] == pytest.approx(per_image["effective_samples"].mean(), rel=1e-5)
     for name in ("elbo", "log_likelihood", "reconstruction"):
         values = per_image[name].astype("float64")
         assert values.shape == (359,)
@@ -72,6 +74,17 @@ def test_evaluation_is_the_mean_over_all_test_images(run, per_image, held_out):
     assert metrics["test_kl"] == pytest.approx(sum(metrics["test_kl_per_node"]), abs=1e-4)
     assert metrics["test_elbo"] == pytest.approx(metrics["test_reconstruction"] - metrics["test_kl"], abs=1e-4)
     assert metrics["test_bits_per_dim"] == pytest.approx(-metrics["test_log_likelihood"] / 64 * np.log2(np.e))
+
+
+@pytest.mark.parametrize(("decisive", "num", "is_few"), [(9.9, 100, True), (10.0, 100, False), (1.0, 1, False)])
+def test_a_log_likelihood_that_few_samples_decide_is_warned_of(run, decisive, num, is_few):
+    metrics = run.read_metrics() | {"test_effective_samples": decisive, "num_importance_samples": num}
+    warning = "Warning: 9.9 of the 100 samples of an image decide its log-likelihood, and fewer than 10 are too few"
+    assert report.too_few_samples(metrics).startswith(warning) == is_few
+    assert bool(report.too_few_samples(metrics)) == is_few
+    assert re.search(
+        rf"samples that decide it +\| {decisive:.1f} of {num}, mean over images", report.metrics_table(metrics)
+    )
 
 
 def test_evaluation_says_what_was_measured(run, model, per_image):

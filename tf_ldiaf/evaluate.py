@@ -49,6 +49,8 @@ def main() -> None:
             edge_worth=FLAGS.edge_worth,
         )
         print(report.metrics_table(metrics))
+        if warning := report.too_few_samples(metrics):
+            print(warning)
         if is_kept and distribution.is_chief(strategy):
             write_atomically(folder.metrics_file, json.dumps(metrics, indent=2, allow_nan=False))
         where = f"; numbers in {folder.metrics_file}" if is_kept else ""
