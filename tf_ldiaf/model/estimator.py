@@ -65,12 +65,13 @@ def importance_weighted(
         )
 
     zeros = tf.zeros([num_images])
-    _, (log_sum, log_squares), reconstruction, kl = tf.while_loop(
+    _, log_sums, reconstruction, kl = tf.while_loop(
         lambda i, *_: i < num_chunks,
         add_chunk,
         (0, tf.stack([zeros, zeros]) - np.inf, zeros, tf.zeros([num_images, num_nodes])),
         shape_invariants=tuple(tf.TensorShape(shape) for shape in ([], [2, None], [None], [None, num_nodes])),
     )
+    log_sum, log_squares = tf.unstack(log_sums)
     num = tf.cast(num_importance_samples, tf.float32)
     reconstruction, kl = reconstruction / num, kl / num
     return {
