@@ -111,7 +111,7 @@ def test_an_experiment_parses_and_repeats_no_default(file, given):
     settings = given[file.name]["settings"]
     assert given[file.name]["rest"] == []
     config = Config.from_json(settings)
-    assert file.stem.startswith(f"{config.dataset}_{config.method}"[: len(file.stem)])
+    assert file.stem.startswith(f"{pathlib.Path(config.dataset).stem}_{config.method}"[: len(file.stem)])
     for name in settings:
         try:
             without = Config.from_json({key: value for key, value in settings.items() if key != name})
