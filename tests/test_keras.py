@@ -115,7 +115,9 @@ def test_steps_draw_anew(compiled, images):
     assert abs(elbos[0] - elbos[1]) > 1e-3
 
 
-@pytest.mark.parametrize(("launched", "jit_compile"), [(False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("launched", "jit_compile"), [(False, False), (True, False), pytest.param(True, True, marks=pytest.mark.long)]
+)
 def test_a_skipped_step_leaves_no_trace_but_its_count(compiled, images, launched, jit_compile, monkeypatch):
     """A batch whose code is not a number between two others changes no weight, no moment and no mean."""
     first, bad, last = np.split(images(24), 3)

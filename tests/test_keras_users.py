@@ -378,6 +378,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.long
 def test_a_model_that_is_dropped_leaves_no_graph_behind():
     done = subprocess.run([sys.executable, "-c", DROPPED], env=environment(), capture_output=True, text=True)
     first, second, third = map(int, done.stdout.split())

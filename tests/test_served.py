@@ -69,8 +69,8 @@ def test_a_saved_model_refuses_what_it_cannot_answer(served):
 
 
 def test_a_model_whose_gates_are_still_learned_is_served(tmp_path):
-    small = {"encoder_units": [8], "decoder_units": [8], "node_units": [8], "flow_units": [8], "context_dim": 2}
-    model = LDIAF(num_nodes=3, node_dim=2, num_flow_steps=1, initial_gate_prob=0.7, **small)
+    small = {"encoder_units": [8], "decoder_units": [8], "node_units": [8]}
+    model = LDIAF(num_nodes=3, node_dim=2, num_flow_steps=0, initial_gate_prob=0.7, **small)
     model.build((None, 4, 4))
     model.export(tmp_path / "model")
     loaded = tf.saved_model.load(tmp_path / "model")

@@ -7,7 +7,7 @@ from PIL import Image
 from test_data import load, numbered, numbers, save_pngs
 from test_records import epoch_of, flat, prepare
 
-from tf_ldiaf import LDIAF, Config, data
+from tf_ldiaf import Config, data
 from tf_ldiaf.data import pictures, streamed_pictures
 from tf_ldiaf.errors import ConfigError, DataError
 
@@ -100,25 +100,6 @@ def test_a_picture_that_cannot_be_read_ends_the_training_with_a_sentence(name, c
         Image.fromarray(content).save(file)
     with pytest.raises(DataError, match=words), stream.readable():
         list(stream.batches(6, 0, tf.constant(0, tf.int64)))
-
-
-def test_a_model_is_fitted_on_it(folder):
-    """The same weights as of the same batches in memory."""
-
-    def fitted(batches):
-        import keras
-
-        keras.utils.set_random_seed(0)
-        model = LDIAF(2, 2, 1, encoder_units=[4], decoder_units=[4], edges=[(2, 1)])
-        model.compile(jit_compile=False)
-        model.fit(batches, epochs=2, steps_per_epoch=3, verbose=0)
-        return model.get_weights()
-
-    train = data.load_training(Config(dataset=str(folder), stream=True), seed=0).train
-    batches = list(data.training_batches(train, batch_size=12, seed=0).take(6).as_numpy_iterator())
-    streamed = fitted(data.training_batches(train, batch_size=12, seed=0))
-    for ours, theirs in zip(streamed, fitted((x,) for x in batches), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_stream_of_tfds_is_scaled_like_the_same_images_in_memory(tmp_path):
