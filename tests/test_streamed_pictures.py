@@ -81,10 +81,10 @@ def test_drawings_on_transparent_paper_all_lie_on_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("5.png", b"\x89PNG", r"must hold readable pictures, .* Received: .*, 5\.png \(no picture"),
+        ("5.png", b"\x89PNG", r"must hold readable pictures\. Received: .*, 5\.png \(no picture"),
         ("5.png", np.zeros((4, 5), "uint8"), r"must hold pictures of one size, .* 5\.png is 4 x 5"),
         ("5.png", np.arange(48, dtype="uint8").reshape(4, 4, 3), r"must be all of colour, or `color` be grey\."),
-        ("5.png", None, r"must hold readable pictures, .* 5\.png \(.*No such file"),
+        ("5.png", None, r"must hold readable pictures\. .* 5\.png \(.*No such file"),
     ],
 )
 def test_a_picture_that_cannot_be_read_ends_the_training_with_a_sentence(name, content, words, tmp_path, monkeypatch):

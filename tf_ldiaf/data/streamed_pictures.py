@@ -50,7 +50,10 @@ def open_stream(path: pathlib.Path, reading: pictures.Reading) -> dict[str, Reco
     paper = pictures.paper_of(sets["train"], content)
 
     def read(names):
-        return pictures.decoded(names, content, path, reading, paper)[0]
+        try:
+            return pictures.decoded(names, content, path, reading, paper)[0]
+        except DataError as error:  # an epoch must have as many pictures as the one before
+            raise DataError(str(error).replace(", or `skip_unreadable` be given", "")) from None
 
     # Every batch is read together with this one, and so has its size and colour.
     model = next((name for name in sets["train"][:_FIRST] if read([name]).ndim == 4), sets["train"][0])
