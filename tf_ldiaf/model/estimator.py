@@ -57,9 +57,10 @@ def importance_weighted(
         # The last chunk may reach beyond S: draws there have weight 0.
         used = (i * chunk + tf.range(chunk) < num_importance_samples)[:, tf.newaxis]
         log_weights = tf.where(used, terms.elbo(), -np.inf)
+        both = tf.stack([log_weights, 2.0 * log_weights], axis=1)  # of w, and of w^2
         return (
             i + 1,
-            tf.reduce_logsumexp(tf.concat([log_sums[tf.newaxis], tf.stack([log_weights, 2.0 * log_weights], 1)], 0), 0),
+            tf.reduce_logsumexp(tf.concat([log_sums[tf.newaxis], both], axis=0), axis=0),
             reconstruction + tf.reduce_sum(tf.where(used, terms.log_likelihood, 0.0), axis=0),
             kl + tf.reduce_sum(tf.where(used[:, :, tf.newaxis], terms.kl_per_node(), 0.0), axis=0),
         )

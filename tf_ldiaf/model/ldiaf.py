@@ -97,9 +97,9 @@ class LDIAF(Questions):
         sizes = {"num_nodes": num_nodes, "node_dim": node_dim, "num_flow_steps": num_flow_steps}
         units = {"encoder_units": encoder_units, "decoder_units": decoder_units, "channels": channels}
         units |= {"node_units": node_units, "flow_units": flow_units, "context_dim": context_dim}
-        components = {"root_components": root_components, "likelihood_components": likelihood_components}
-        components["residual_blocks"] = residual_blocks
-        checked(ModelSettings, **sizes, **units, **components, initial_gate_prob=initial_gate_prob)
+        nums = {"root_components": root_components, "likelihood_components": likelihood_components}
+        nums |= {"residual_blocks": residual_blocks}
+        checked(ModelSettings, **sizes, **units, **nums, initial_gate_prob=initial_gate_prob)
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
         if isinstance(decoder, str) and decoder != "additive":
@@ -148,9 +148,8 @@ class LDIAF(Questions):
             self.encoder = make_encoder(self.encoder_units, self.channels, self.image_shape, self.residual_blocks)
             self.encoder.build((None, self.num_dims))
         if self.decoder is None:
-            self.decoder = make_decoder(
-                *(self.decoder_units, self.channels, self.image_shape, self.residual_blocks), numbers_per_pixel=numbers
-            )
+            sizes = self.decoder_units, self.channels, self.image_shape, self.residual_blocks
+            self.decoder = make_decoder(*sizes, numbers_per_pixel=numbers)
             self.decoder.build((None, self.num_nodes * self.node_dim))
         elif self.decoder == "additive":  # its place among the layers is that of a dense one
             sizes = self.num_nodes, self.node_dim, self.image_shape, self.decoder_units
