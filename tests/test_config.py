@@ -19,7 +19,7 @@ EVERY_SETTING_CHANGED = {
     "limit_train": 1000, "image_size": (8, 6), "color": "keep", "arrays": "train:a,test:b c", "value_range": "-1,7.5",
     "skip_unreadable": True, "method": "graph_vae", "num_nodes": 3, "node_dim": 7, "num_flow_steps": 0,
     "encoder_units": (9, 8), "decoder_units": (5,), "channels": (0, 8, 9), "residual_blocks": 3,
-    "root_components": 5,
+    "root_components": 5, "prior_flow_steps": 1,
     "node_units": (4, 3, 2), "initial_gate_prob": 0.3, "final_temperature": 0.05, "edge_cost": 0.2,
     "structure_epochs": 11, "epochs": 12, "batch_size": 13, "optimizer": "adamw", "learning_rate": 1.23456789e-5,
     "learning_rate_schedule": "constant", "weight_decay": 0.01, "clip_norm": 0.0,

@@ -18,6 +18,7 @@ KINDS = {
     "learned": {"method": "ldiaf"},
     "mixture": {"method": "ldiaf", "edges": "3-1,2-1", "root_components": 3},
     "mixture alone": {"method": "vae", "root_components": 2},
+    "prior flow": {"method": "graph_vae", "edges": "3-1,2-1", "prior_flow_steps": 2},
 }
 
 

@@ -18,6 +18,7 @@ from tf_ldiaf.layers import (
     GaussianNetworks,
     InverseAutoregressiveFlow,
     LatentGraph,
+    MaskedAutoregressiveFlow,
     MaskedDecoder,
     MixturePrior,
     ResidualBlock,
@@ -101,6 +102,7 @@ CASES = {
     "InverseAutoregressiveFlow of nodes": case(
         lambda: InverseAutoregressiveFlow(2, 3, 1, (8,), num_nodes=2), FLOW_INPUTS, None, False, of_flow
     ),
+    "MaskedAutoregressiveFlow": case(lambda: MaskedAutoregressiveFlow(2, 3, 2, [8, 7], num_nodes=1), FLOW_INPUTS),
     "MixturePrior": case(lambda: MixturePrior(3, 2), [(4, 5, 2)], (None, 2)),
     "LatentGraph learned": case(lambda: graph(num_flow_steps=1, initial_gate_prob=0.7), [(5, 6)], (None, 6)),
     "LatentGraph fixed": case(

@@ -79,11 +79,13 @@ def test_evaluation_is_the_mean_over_all_test_images(run, per_image, held_out):
 @pytest.mark.parametrize(("decisive", "num", "is_few"), [(9.9, 100, True), (10.0, 100, False), (1.0, 1, False)])
 def test_a_log_likelihood_that_few_samples_decide_is_warned_of(run, decisive, num, is_few):
     metrics = run.read_metrics() | {"test_effective_samples": decisive, "num_importance_samples": num}
-    warning = "Warning: 9.9 of the 100 samples of an image decide its log-likelihood, and fewer than 10 are too few"
+    warning = (
+        "Warning: the log-likelihood has an effective sample size of 9.9 of 100. Below 10 it is too low to be quoted"
+    )
     assert report.too_few_samples(metrics).startswith(warning) == is_few
     assert bool(report.too_few_samples(metrics)) == is_few
     assert re.search(
-        rf"samples that decide it +\| {decisive:.1f} of {num}, mean over images", report.metrics_table(metrics)
+        rf"its effective sample size +\| {decisive:.1f} of {num}, mean over images", report.metrics_table(metrics)
     )
 
 

@@ -39,6 +39,12 @@ class ModelSettings(Checked):
     num_flow_steps: int = setting(
         None, "T, inverse autoregressive steps per node. Default: the method's.", low=0, high=1000
     )
+    prior_flow_steps: int = setting(
+        0,
+        "Autoregressive steps of each node's prior. A sample takes D passes of each.",
+        low=0,
+        high=1000,
+    )
     edges: str = setting(
         "",
         "A latent graph to use instead of learning one, with pairs PARENT-CHILD where PARENT > CHILD, such as 5-1,4-2; "
@@ -100,8 +106,9 @@ class ModelSettings(Checked):
     def _uses(self, field: dataclasses.Field) -> bool:
         """Whether the model has what the setting needs."""
         likelihood = getattr(self, "likelihood", "discretized_logistic")  # a setting of the data
-        has = {"": True, _FLOWS: bool(self.num_flow_steps), _GATES: self.learns_gates, _CHANNELS: bool(self.channels)}
-        return (has | {_LOGISTICS: likelihood == "discretized_logistic"})[field.metadata["needs"]]
+        has = {"": True, _FLOWS: bool(self.num_flow_steps or self.prior_flow_steps), _GATES: self.learns_gates}
+        has |= {_CHANNELS: bool(self.channels), _LOGISTICS: likelihood == "discretized_logistic"}
+        return has[field.metadata["needs"]]
 
     def _fill_in_method(self) -> None:
         method = _METHODS[self.method]

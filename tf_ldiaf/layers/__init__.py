@@ -2,7 +2,7 @@
 
 from tf_ldiaf.layers.decoders import AdditiveDecoder, MaskedDecoder
 from tf_ldiaf.layers.encoders import ResidualBlock
-from tf_ldiaf.layers.flows import InverseAutoregressiveFlow
+from tf_ldiaf.layers.flows import InverseAutoregressiveFlow, MaskedAutoregressiveFlow
 from tf_ldiaf.layers.gates import Gates
 from tf_ldiaf.layers.latent_graph import LatentGraph
 from tf_ldiaf.layers.likelihoods import BernoulliLikelihood, Categorical, DiscretizedLogistic
@@ -12,6 +12,6 @@ from tf_ldiaf.layers.stacked import StackedDense
 
 __all__ = [
     "AdditiveDecoder", "BernoulliLikelihood", "Categorical", "DiscretizedLogistic", "Gates", "GaussianNetworks",
-    "InverseAutoregressiveFlow", "LatentGraph", "MaskedDecoder", "MixturePrior", "ResidualBlock",
-    "StackedDense",
+    "InverseAutoregressiveFlow", "LatentGraph", "MaskedAutoregressiveFlow", "MaskedDecoder", "MixturePrior",
+    "ResidualBlock", "StackedDense",
 ]  # fmt: skip

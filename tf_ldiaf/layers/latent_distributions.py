@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_ldiaf.execution.private import bijector_values_forgotten
+from tf_ldiaf.layers.networks import GaussianParameters
 from tf_ldiaf.probability.gaussians import fuse
 from tf_ldiaf.probability.noise import stateless_seed
 
@@ -17,7 +18,7 @@ class Draw(typing.NamedTuple):
     """S draws of z from the posterior of B images."""
 
     z: tf.Tensor  # [S, B, N, D], z_T
-    innovation: tf.Tensor  # [S, B, N, D], z_T less the prior's loc given the parents
+    innovation: tf.Tensor  # [S, B, N, D], what of z_T the prior did not foresee: see `log_prior`
     log_prior: tf.Tensor  # [S, B, N], nats
     log_posterior: tf.Tensor  # [S, B, N], nats
 
@@ -59,7 +60,9 @@ class LatentPrior(_OverNodes):
 
         Eq. prior: p(z given c) = p(z_N) prod_n N(z_n; loc^_n, scale^_n), from MLP_TD_n(concat_j c[n,j] z_j)
 
-    p(z_N) is N(0, I), or the `MixturePrior` of Eq. root. A node without open gates is N(0, I), too.
+    p(z_N) is N(0, I), or the `MixturePrior` of Eq. root. A node without open gates is N(0, I), too. With
+    `prior_flow_steps`, z_n is such a draw behind a masked autoregressive flow. Its context h_n is from MLP_TD_n, and 0
+    for a node without open gates. A density takes one pass of the flow's networks, and a draw takes D.
 
     Args:
         graph: a built `LatentGraph`.
@@ -69,6 +72,7 @@ class LatentPrior(_OverNodes):
     def __init__(self, graph, gates: tf.Tensor, name: str = "LatentPrior"):
         super().__init__(graph, gates, dict(locals()), name)
 
+    @bijector_values_forgotten()
     def from_noise(
         self, noise: tf.Tensor, seed: typing.Any, held: tuple[tf.Tensor, tf.Tensor] | None = None
     ) -> tf.Tensor:
@@ -85,8 +89,11 @@ class LatentPrior(_OverNodes):
         graph = self._graph
         root = noise[-1] if graph.root is None else graph.root.from_noise(noise[-1], seed)
 
-        def visit(n, is_root, loc, scale):
-            drawn = tf.where(is_root, root, loc + scale * noise[n])
+        def visit(n, is_root, prior):
+            drawn = tf.where(is_root, root, prior.loc + prior.scale * noise[n])
+            if graph.prior_flows is not None:
+                flow = graph.prior_flows.bijector_of(n, _as_rows(prior.context))
+                drawn = tf.reshape(flow.forward(_as_rows(drawn)), tf.shape(drawn))
             if held is None:
                 return [drawn]
             latents, are_held = held
@@ -109,6 +116,7 @@ class LatentPrior(_OverNodes):
         keep = tf.broadcast_to(keep, tf.shape(z)[:2])
         return self._drawn(tf.shape(z)[0], seed, (z[tf.newaxis], keep[tf.newaxis]))
 
+    @bijector_values_forgotten()
     def given(self, z: tf.Tensor, noise: tf.Tensor, seed: typing.Any) -> tf.Tensor:
         """Each node drawn given its parents in z, not given each other.
 
@@ -119,19 +127,26 @@ class LatentPrior(_OverNodes):
         Returns:
             [S, B, N, D].
         """
-        graph, nodes = self._graph, tf.transpose(z, [2, 0, 1, 3])
-        visit = _given(nodes, lambda n, z_n, is_root, loc, scale: [loc + scale * noise[n]])
-        _, drawn = graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=2)
-        root = drawn[-1] if graph.root is None else graph.root.from_noise(noise[-1], seed)
-        return _by_draw(tf.concat([drawn[:-1], root[tf.newaxis]], axis=0))
+        graph, prior = self._graph, self._at(tf.transpose(z, [2, 0, 1, 3]))
+        drawn = prior.loc + prior.scale * noise
+        if graph.root is not None:
+            drawn = tf.concat([drawn[:-1], graph.root.from_noise(noise[-1], seed)[tf.newaxis]], axis=0)
+        if graph.prior_flows is not None:
+            flow = graph.prior_flows.bijector_of_all(_as_rows(prior.context))
+            drawn = tf.reshape(flow.forward(_as_rows(drawn)), tf.shape(drawn))
+        return _by_draw(drawn)
 
     @bijector_values_forgotten()
     def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
         z, lead = _as_draws(z, self._batch_shape_tensor())
         nodes = tf.transpose(z, [2, 0, 1, 3])
-        visit = _given(nodes, lambda n, z_n, is_root, loc, scale: [loc, scale])
-        _, loc, scale = self._graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=3)
-        return _with_lead(log_prior(self._graph, nodes, loc, scale), lead)
+        return _with_lead(log_prior(self._graph, nodes, self._at(nodes))[0], lead)
+
+    def _at(self, nodes):
+        """The Gaussian of each node, given its parents in `nodes` [N, S, B, D]."""
+        visit = _given(nodes, lambda n, z_n, is_root, prior: prior)
+        _, *prior = self._graph.descend(tf.shape(nodes)[1:3], self._gates, visit, num_parts=4)
+        return GaussianParameters(*prior)
 
     def _sample_n(self, n, seed=None):
         return self._drawn(n, seed)
@@ -147,8 +162,8 @@ class LatentPrior(_OverNodes):
         return tf.constant([], tf.int32)
 
     def _mean(self):
-        if not self._is_product_of_gaussians():
-            raise NotImplementedError("The mean of a LatentPrior has a closed form only without edges.")
+        if self._graph.prior_flows is not None or not self._is_product_of_gaussians():
+            raise NotImplementedError("The mean of a LatentPrior has a closed form only without flows and edges.")
         mean = self.from_noise(self._graph.no_noise(), tf.constant([0, 0]))[0, 0]
         root = self._graph.root
         return mean if root is None else tf.concat([mean[:-1], root.distribution().mean()[tf.newaxis]], axis=0)
@@ -175,10 +190,10 @@ class LatentPosterior(_OverNodes):
         self._flow = graph.flows.bijectors(inferred.context) if graph.flows is not None else None
         super().__init__(graph, gates, parameters, name)
 
-    def _node(self, n, is_root, prior_loc, prior_scale) -> tfp.distributions.TransformedDistribution:  # pyright: ignore[reportInvalidTypeForm]
+    def _node(self, n, is_root, prior) -> tfp.distributions.TransformedDistribution:  # pyright: ignore[reportInvalidTypeForm]
         """Of z_nT, given the prior that its parents give it."""
         own = self._inferred.loc[n], self._inferred.scale[n]
-        fused = fuse((prior_loc, prior_scale), own)
+        fused = fuse((prior.loc, prior.scale), own)
         loc, scale = (tf.where(is_root, *pair) for pair in zip(own, fused, strict=True))
         steps = [tfb.Shift(loc), tfb.Scale(scale)]
         if self._flow is not None:
@@ -199,16 +214,17 @@ class LatentPosterior(_OverNodes):
             a `Draw`.
         """
 
-        def visit(n, is_root, prior_loc, prior_scale):
-            bijector, noise_n = self._node(n, is_root, prior_loc, prior_scale).bijector, noise[n]
+        def visit(n, is_root, prior):
+            bijector, noise_n = self._node(n, is_root, prior).bijector, noise[n]
             z = bijector.forward(noise_n)
-            return z, prior_loc, prior_scale, bijector.forward_log_det_jacobian(noise_n, event_ndims=1)
+            return z, bijector.forward_log_det_jacobian(noise_n, event_ndims=1), *prior
 
         shape = tf.concat([tf.shape(noise)[1:2], tf.shape(self._inferred.loc)[1:2]], axis=0)
         # The densities of all nodes at once: many small operations fewer than in the loop.
-        z, loc, scale, log_det = self._graph.descend(shape, self._gates, visit, num_parts=4)
+        z, log_det, *prior = self._graph.descend(shape, self._gates, visit, num_parts=5)
         log_posterior = self._noise().log_prob(noise) - log_det
-        parts = z, z - loc, log_prior(self._graph, z, loc, scale), log_posterior
+        of_prior, innovation = log_prior(self._graph, z, GaussianParameters(*prior))
+        parts = z, innovation, of_prior, log_posterior
         # One node and a batch of unknown size broadcast to a number of nodes that TensorFlow does not know.
         return Draw(*(_by_draw(tf.ensure_shape(p, [self._graph.num_nodes, *p.shape[1:]])) for p in parts))
 
@@ -216,7 +232,7 @@ class LatentPosterior(_OverNodes):
     def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
         z, lead = _as_draws(z, self._batch_shape_tensor())
         nodes = tf.transpose(z, [2, 0, 1, 3])
-        visit = _given(nodes, lambda n, z_n, *prior: [self._node(n, *prior).log_prob(z_n)])
+        visit = _given(nodes, lambda n, z_n, *known: [self._node(n, *known).log_prob(z_n)])
         _, parts = self._graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=2)
         # Far out the inverse of a flow is beyond float32, and infinity less infinity is not a number.
         known = tf.math.is_finite(nodes) & tf.math.is_finite(self._inferred.loc)[:, tf.newaxis]
@@ -249,12 +265,27 @@ class LatentPosterior(_OverNodes):
     _mode = _mean
 
 
-def log_prior(graph, z: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """log p(z_n given its parents), [N, S, B] nats, of z [N, S, B, D] and what the top-down networks give."""
-    of_each = tfd.MultivariateNormalDiag(loc, scale).log_prob(z)
-    if graph.root is None:
-        return of_each
-    return tf.concat([of_each[:-1], graph.root.distribution().log_prob(z[-1:])], axis=0)
+def log_prior(graph, z: tf.Tensor, prior: GaussianParameters) -> tuple[tf.Tensor, tf.Tensor]:
+    """The nodes' prior, at nodes that are known.
+
+    Args:
+        graph: a built `LatentGraph`.
+        z: [N, S, B, D].
+        prior: what the top-down networks give, [N, S, B, ...].
+
+    Returns:
+        log p(z_n given its parents): [N, S, B], nats.
+        innovation: [N, S, B, D], z_n less the prior's loc; where the prior has a flow, both before the flow.
+    """
+    log_det = 0.0
+    if graph.prior_flows is not None:
+        rows, flow = _as_rows(z), graph.prior_flows.bijector_of_all(_as_rows(prior.context))
+        log_det = tf.reshape(flow.inverse_log_det_jacobian(rows, event_ndims=1), tf.shape(z)[:-1])
+        z = tf.reshape(flow.inverse(rows), tf.shape(z))
+    of_each = tfd.MultivariateNormalDiag(prior.loc, prior.scale).log_prob(z)
+    if graph.root is not None:
+        of_each = tf.concat([of_each[:-1], graph.root.distribution().log_prob(z[-1:])], axis=0)
+    return of_each + log_det, z - prior.loc
 
 
 def _given(nodes, visit):
@@ -272,6 +303,11 @@ def _as_draws(z, batch_shape):
     lead = tf.broadcast_dynamic_shape(tf.shape(z)[:-2], batch_shape)
     z = tf.broadcast_to(z, tf.concat([lead, tf.shape(z)[-2:]], axis=0))
     return tf.reshape(z, tf.concat([[-1], lead[-1:] if batch_shape.shape[0] else [1], tf.shape(z)[-2:]], axis=0)), lead
+
+
+def _as_rows(part):
+    """[..., S, B, D] as [..., S * B, D]."""
+    return tf.reshape(part, [*part.shape[:-3], -1, part.shape[-1]])
 
 
 def _with_lead(parts, lead):

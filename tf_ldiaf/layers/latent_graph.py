@@ -6,10 +6,10 @@ import keras
 import tensorflow as tf
 
 from tf_ldiaf.layers.float32 import Float32Layer
-from tf_ldiaf.layers.flows import InverseAutoregressiveFlow
+from tf_ldiaf.layers.flows import InverseAutoregressiveFlow, MaskedAutoregressiveFlow
 from tf_ldiaf.layers.gates import Gates
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
-from tf_ldiaf.layers.networks import GaussianNetworks
+from tf_ldiaf.layers.networks import GaussianNetworks, GaussianParameters
 from tf_ldiaf.layers.priors import MixturePrior
 from tf_ldiaf.probability.noise import standard_normal
 
@@ -34,6 +34,7 @@ class LatentGraph(Float32Layer):
         context_dim: H, what a node's flow is told of the image.
         root_components: K of the root's `MixturePrior`; 0: p(z_N) is N(0, I).
         initial_gate_prob: see `Gates`.
+        prior_flow_steps: steps of each node's flow in the prior; 0 for none.
     """
 
     def __init__(
@@ -47,26 +48,29 @@ class LatentGraph(Float32Layer):
         context_dim: int = 32,
         root_components: int = 0,
         initial_gate_prob: float = 0.5,
+        prior_flow_steps: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.node_units, self.flow_units, self.context_dim = tuple(node_units), tuple(flow_units), context_dim
-        self.root_components = root_components
+        self.root_components, self.prior_flow_steps = root_components, prior_flow_steps
         if num_nodes == 1:
             edges = []
         self.gates = Gates(num_nodes, edges, initial_gate_prob, name="gates")
         self.bottom_up = GaussianNetworks(
             num_nodes, node_dim, node_units, context_dim if num_flow_steps else 0, name="bottom_up"
         )
-        self.top_down = self.flows = self.root = None
+        self.top_down = self.flows = self.prior_flows = self.root = None
         if num_nodes > 1:
             parents = [(num_nodes - 1 - n) * node_dim for n in range(num_nodes - 1)]
-            self.top_down = GaussianNetworks(num_nodes - 1, node_dim, node_units, input_dims=parents, name="top_down")
+            width = context_dim if prior_flow_steps else 0
+            self.top_down = GaussianNetworks(num_nodes - 1, node_dim, node_units, width, parents, name="top_down")
+        sizes = {"node_dim": node_dim, "context_dim": context_dim, "units": flow_units, "num_nodes": num_nodes}
         if num_flow_steps:
-            self.flows = InverseAutoregressiveFlow(
-                node_dim, context_dim, num_flow_steps, flow_units, num_nodes, name="flows"
-            )
+            self.flows = InverseAutoregressiveFlow(num_steps=num_flow_steps, **sizes, name="flows")
+        if prior_flow_steps:
+            self.prior_flows = MaskedAutoregressiveFlow(num_steps=prior_flow_steps, **sizes, name="prior_flows")
         if root_components:
             self.root = MixturePrior(root_components, node_dim, name="root")
 
@@ -76,7 +80,7 @@ class LatentGraph(Float32Layer):
         self.bottom_up.build(input_shape)
         if self.top_down is not None:
             self.top_down.build((None, (self.num_nodes - 1) * self.node_dim))
-        for part in (self.flows, self.root):
+        for part in (self.flows, self.prior_flows, self.root):
             if part is not None:
                 part.build()
         self.built = True
@@ -93,6 +97,7 @@ class LatentGraph(Float32Layer):
             "flow_units",
             "context_dim",
             "root_components",
+            "prior_flow_steps",
         ]
         gates = self.gates.get_config()
         own = {name: getattr(self, name) for name in names}
@@ -151,8 +156,8 @@ class LatentGraph(Float32Layer):
         Args:
             shape: [S, B].
             gates: what `draw_gates` returns.
-            visit: a function of (n, whether n is the root, loc and scale of its prior given its parents) to `num_parts`
-                tensors whose shapes begin with [S, B]. The first is z_n.
+            visit: a function of (n, whether n is the root, the `GaussianParameters` of its prior given its parents) to
+                `num_parts` tensors whose shapes begin with [S, B]. The first is z_n.
             num_parts: see `visit`.
 
         Returns:
@@ -161,21 +166,23 @@ class LatentGraph(Float32Layer):
         num_nodes, node_dim = self.num_nodes, self.node_dim
         top_down = self.top_down.of_one() if self.top_down is not None else None
         zeros = tf.zeros(tf.concat([shape, [node_dim]], axis=0))
+        no_context = tf.zeros(tf.concat([shape, [self.context_dim if self.prior_flow_steps else 0]], axis=0))
+        alone = GaussianParameters(zeros, zeros + 1.0, no_context)
         has_parents = tf.reduce_any(gates > 0.0, axis=-1, keepdims=True)
 
         def prior(n, parents):
             if top_down is None:
-                return zeros, zeros + 1.0
+                return alone
             gated = tf.expand_dims(gates[n], -1) * parents
             width = (num_nodes - 1) * node_dim
             gated = tf.reshape(gated, tf.concat([tf.shape(gated)[:-2], [width]], axis=0))
             # The root has no network; what another's would give for it is not used.
-            loc, scale, _ = top_down(tf.minimum(n, num_nodes - 2), gated)
-            return tf.where(has_parents[n], loc, 0.0), tf.where(has_parents[n], scale, 1.0)
+            given = top_down(tf.minimum(n, num_nodes - 2), gated)
+            return GaussianParameters(*(tf.where(has_parents[n], *pair) for pair in zip(given, alone, strict=True)))
 
         def body(n, parents, *arrays):
             is_root = tf.equal(n, num_nodes - 1) if top_down is not None else True
-            kept = visit(n, is_root, *prior(n, parents))
+            kept = visit(n, is_root, prior(n, parents))
             place = tf.one_hot(n - 1, num_nodes - 1)[:, tf.newaxis]  # of z_n among z_2 .. z_N; nowhere for z_1
             arrays = [array.write(n, part) for array, part in zip(arrays, kept, strict=True)]
             return n - 1, parents + kept[0][..., tf.newaxis, :] * place, *arrays

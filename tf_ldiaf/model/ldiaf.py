@@ -49,7 +49,7 @@ class LDIAF(Questions):
         likelihood_components: of "discretized_logistic": logistics of each pixel. None: 1 for grey, 10 for colour.
         encoder_units, decoder_units, channels, residual_blocks: of the package's own encoder and decoder, see
             `make_encoder`.
-        node_units, flow_units, context_dim, root_components, initial_gate_prob: see `LatentGraph`.
+        node_units, flow_units, context_dim, root_components, initial_gate_prob, prior_flow_steps: see `LatentGraph`.
 
     Images everywhere are [B, H, W] or [B, H, W, C]. Pixels are 0 and 1; of 256 values they are uint8 in 0-255, or float
     k / 255. H, W and C are fixed by the first batch. An encoder gets pixels in 0-1; your own gets them in the shape of
@@ -88,6 +88,7 @@ class LDIAF(Questions):
         context_dim: int = ModelSettings.context_dim,
         root_components: int = ModelSettings.root_components,
         initial_gate_prob: float = ModelSettings.initial_gate_prob,
+        prior_flow_steps: int = ModelSettings.prior_flow_steps,
         **kwargs,
     ):
         kwargs.setdefault("dtype", "float32")
@@ -98,7 +99,7 @@ class LDIAF(Questions):
         units = {"encoder_units": encoder_units, "decoder_units": decoder_units, "channels": channels}
         units |= {"node_units": node_units, "flow_units": flow_units, "context_dim": context_dim}
         nums = {"root_components": root_components, "likelihood_components": likelihood_components}
-        nums |= {"residual_blocks": residual_blocks}
+        nums |= {"residual_blocks": residual_blocks, "prior_flow_steps": prior_flow_steps}
         checked(ModelSettings, **sizes, **units, **nums, initial_gate_prob=initial_gate_prob)
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
@@ -116,7 +117,7 @@ class LDIAF(Questions):
         self.pixels = "binary" if self.num_values == 2 else "eight-bit"
         self.graph = LatentGraph(
             *(num_nodes, node_dim, num_flow_steps, edges, node_units, flow_units, context_dim),
-            *(root_components, initial_gate_prob),
+            *(root_components, initial_gate_prob, prior_flow_steps),
             name="graph",
         )
         self.make_metrics()
@@ -131,7 +132,7 @@ class LDIAF(Questions):
         """
         names = ["num_nodes", "node_dim", "num_flow_steps", "encoder_units", "decoder_units", "channels"]
         names += ["residual_blocks", "node_units", "flow_units", "context_dim", "root_components", "initial_gate_prob"]
-        names += ["likelihood", "likelihood_components"]
+        names += ["prior_flow_steps", "likelihood", "likelihood_components"]
         edges = settings.fixed_edges if edges is None else edges
         decoder = None if settings.decoder == "dense" else settings.decoder
         return cls(**{name: getattr(settings, name) for name in names}, edges=edges, decoder=decoder)

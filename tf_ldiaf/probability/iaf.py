@@ -1,4 +1,4 @@
-"""Eq. iaf: the masks that make a network autoregressive, and the chain of flow steps as TFP bijectors."""
+"""Eq. iaf and Eq. maf: the masks that make a network autoregressive, and chains of flow steps as TFP bijectors."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,6 +10,8 @@ import tensorflow_probability as tfp
 from tf_ldiaf.probability.activations import softplus
 
 tfb = tfp.bijectors
+
+_MIN_SCALE = 0.1
 
 Network = Callable[[tf.Tensor], Sequence[tf.Tensor]]
 
@@ -53,10 +55,42 @@ def inverse_autoregressive_flow(networks: Sequence[Network]) -> tfp.bijectors.Ch
 
     Source: Kingma et al. 2016, arXiv 1606.04934, Eq. 10-14 and Algorithm 1.
     """
-    return tfb.Chain([_step(network) for network in reversed(networks)], name="iaf")
+    return tfb.Chain([tfb.Invert(_step(network, _inverse_of_gated)) for network in reversed(networks)], name="iaf")
 
 
-def _step(network):
+def masked_autoregressive_flow(networks: Sequence[Network]) -> tfp.bijectors.Chain:  # pyright: ignore[reportInvalidTypeForm]
+    """The bijector from u_0 to u_T.
+
+        Eq. maf: u_t = s_t u_{t-1} + (1 - s_t) m_t, with s_t = 0.1 + 0.9 sigmoid(gate_logit + 2), for t = 1 .. T
+
+    Unlike in Eq. iaf the networks see what comes out of a step: (m_t, gate_logit) are of u_t. A density divides by s_t,
+    so s_t is at least 0.1: far from the prior's mass the density stays finite.
+
+    Args:
+        networks: as of `inverse_autoregressive_flow`, but functions of u_t.
+
+    Returns:
+        bijector: `inverse` takes one pass of each network, `forward` takes D of them.
+
+    Source: Papamakarios et al. 2017, arXiv 1705.07057, Eq. 3-5.
+    """
+    return tfb.Chain([_step(network, _gated) for network in reversed(networks)], name="maf")
+
+
+def _inverse_of_gated(m, gate_logit):
+    minus_logit = -gate_logit - 2.0  # of 1 - s
+    # The inverse of the step's affine map, written without a division by s.
+    affine = tfb.Chain([tfb.Shift(tf.sigmoid(minus_logit) * m), tfb.Scale(log_scale=-softplus(minus_logit))])
+    return tfb.Invert(affine)
+
+
+def _gated(m, gate_logit):
+    s = _MIN_SCALE + (1.0 - _MIN_SCALE) * tf.sigmoid(gate_logit + 2.0)
+    return tfb.Chain([tfb.Shift((1.0 - s) * m), tfb.Scale(log_scale=tf.math.log(s))])
+
+
+def _step(network, make):
+    """The step whose map is `make(m, gate_logit)`, with both of what comes out of the step."""
     # TFP asks for the value and for the log-determinant at the same z. In a graph the second answer is the first:
     # otherwise the gradient of the network would be computed twice.
     known: list = [None, None]
@@ -64,13 +98,9 @@ def _step(network):
     def bijector_fn(z):
         if known[0] is z:
             return known[1]
-        m, gate_logit = network(z)
-        minus_logit = -gate_logit - 2.0  # of 1 - s
-        # The inverse of the step's affine map, written without a division by s.
-        affine = tfb.Chain([tfb.Shift(tf.sigmoid(minus_logit) * m), tfb.Scale(log_scale=-softplus(minus_logit))])
-        bijector = tfb.Invert(affine)
+        bijector = make(*network(z))
         if not tf.executing_eagerly():  # where a gradient tape may be new
             known[:] = z, bijector
         return bijector
 
-    return tfb.Invert(tfb.MaskedAutoregressiveFlow(bijector_fn=bijector_fn, name="step"))
+    return tfb.MaskedAutoregressiveFlow(bijector_fn=bijector_fn, name="step")

@@ -136,7 +136,7 @@ def metrics_table(metrics: dict) -> str:
         ("ELBO", f"{with_error('elbo')} nats"),
         *([("ELBO, bits per dimension", with_error("elbo_bits_per_dim", 4))] if has_both else []),
         (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
-        *([("samples that decide it", f"{decisive:.1f} of {samples}, mean over images")] if decisive else []),
+        *([("its effective sample size", f"{decisive:.1f} of {samples}, mean over images")] if decisive else []),
         ("the same, bits per dimension", with_error("bits_per_dim", 4)),
         ("reconstruction", f"{with_error('reconstruction')} nats"),
         ("KL", f"{with_error('kl')} nats"),
@@ -160,8 +160,8 @@ def too_few_samples(metrics: dict) -> str:
     if num == 1 or decisive >= _DECISIVE:
         return ""
     return (
-        f"Warning: {decisive:.1f} of the {num} samples of an image decide its log-likelihood, and fewer than "
-        f"{_DECISIVE} are too few to quote it: with --num_importance_samples={10 * num} it would rise."
+        f"Warning: the log-likelihood has an effective sample size of {decisive:.1f} of {num}. Below {_DECISIVE} it is "
+        f"too low to be quoted: with --num_importance_samples={10 * num} it would rise."
     )
 
 
