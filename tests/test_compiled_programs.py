@@ -70,6 +70,7 @@ def test_a_disk_that_is_nearly_full_is_left_alone(folder, monkeypatch):
     assert "TF_XLA_FLAGS" not in os.environ
 
 
+@pytest.mark.long
 def test_a_second_training_finds_the_programs_but_for_damaged_ones_and_comes_to_the_same_bits(folder, tmp_path):
     (tmp_path / "small.cfg").write_text(
         SMALL.replace("--nojit_compile", "--jit_compile").replace("fc_vae\n--num_nodes=2", "vae")

@@ -106,9 +106,19 @@ def assert_same(ours, theirs, tolerance, num_epochs=5):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of one device; its folder has the flagfile too."""
-    place = tmp_path_factory.mktemp("spread")
-    (place / "settings.cfg").write_text(SETTINGS)
+    """A run of one device, of both phases; its folder has the flagfile too."""
+    return run_of_one_device(tmp_path_factory.mktemp("spread"), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def final(tmp_path_factory):
+    """The same of a final phase alone."""
+    settings = SETTINGS.replace("--structure_epochs=2", "--edges=all").replace("--epochs=3", "--epochs=2")
+    return run_of_one_device(tmp_path_factory.mktemp("final"), settings)
+
+
+def run_of_one_device(place, settings):
+    (place / "settings.cfg").write_text(settings)
     done = command("train", "--flagfile=settings.cfg", "--run_dir=whole", cwd=place, env=environment())
     assert done.returncode == 0, done.stderr
     return place / "whole"
@@ -166,14 +176,21 @@ print("the same")
     assert done.stdout.endswith("the same\n"), done.stderr
 
 
-@pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.long)])
-def test_workers_train_like_one_and_only_the_chief_speaks_and_writes(num, whole, tmp_path):
+@pytest.mark.long
+@pytest.mark.parametrize("num", [2, 4])
+def test_workers_train_both_phases_like_one(num, whole, tmp_path):
     found = end(start_workers(num, tmp_path / "run", f"--flagfile={whole.parent / 'settings.cfg'}"))
     assert [code for code, _, _ in found] == [0] * num, found
-    assert "Best validation ELBO" in found[0][1]
-    assert [output for _, output, _ in found[1:]] == [""] * (num - 1)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]
     assert_same(tmp_path / "run", whole, TOLERANCE)
+
+
+def test_workers_train_like_one_and_only_the_chief_speaks_and_writes(final, tmp_path):
+    found = end(start_workers(2, tmp_path / "run", f"--flagfile={final.parent / 'settings.cfg'}"))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert "Best validation ELBO" in found[0][1]
+    assert found[1][1] == ""
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]
+    assert_same(tmp_path / "run", final, TOLERANCE, num_epochs=2)
 
 
 @pytest.mark.long

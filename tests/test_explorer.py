@@ -340,9 +340,10 @@ def test_a_page_needs_a_folder_of_its_own_and_a_dense_decoder(explorer, tmp_path
     assert "model.js" in index
     assert "server.js" not in index
     assert sorted(file.name for file in tmp_path.iterdir()) == ["page", "thesis"]
-    small = {"encoder_units": [8], "decoder_units": [8], "node_units": [8]}
+    small = {"encoder_units": [8], "decoder_units": [8], "node_units": [8], "prior_flow_steps": 1, "flow_units": [8]}
     additive = LDIAF(num_nodes=2, node_dim=2, num_flow_steps=0, edges=[(2, 1)], decoder="additive", **small)
     additive.build((None, *SHAPE))
     additive.export(tmp_path / "additive")
-    with pytest.raises(FileError, match=r"`static` needs a model of 0 and 1 .*, with another decoder\."):
+    found = "with another decoder, with a flow in its prior"
+    with pytest.raises(FileError, match=rf"`static` needs a model of 0 and 1 .*, {found}\."):
         static.write(Explorer(tmp_path / "additive"), tmp_path / "other")

@@ -83,7 +83,7 @@ def test_pixels_that_an_image_cannot_have_are_one_sentence(client, explored, pix
 
 
 def test_they_have_no_page_without_a_server(explored, tmp_path):
-    with pytest.raises(FileError, match=r"`static` needs a model of 0 and 1 with .*, of 256 values\."):
+    with pytest.raises(FileError, match=r"`static` needs a model of 0 and 1 .*, of 256 values\."):
         static.write(explored[1], tmp_path / "page")
 
 

@@ -17,10 +17,11 @@ GREY = np.random.default_rng(1).integers(0, 256, (40, 4, 4)).astype("uint8")
 
 
 def make(optimizer="adam", channels=(), **compiled):
-    """A small model, the same at every call."""
+    """A small model, the same at every call; a convolutional one has flows, too."""
     keras.utils.set_random_seed(0)
     small = {"encoder_units": [8], "decoder_units": [8], "node_units": [8], "flow_units": [8], "context_dim": 2}
-    model = LDIAF(num_nodes=2, node_dim=2, num_flow_steps=1, edges=[(2, 1)], channels=channels, **small)
+    num_flow_steps = 1 if channels else 0
+    model = LDIAF(num_nodes=2, node_dim=2, num_flow_steps=num_flow_steps, edges=[(2, 1)], channels=channels, **small)
     model.compile(optimizer, **{"jit_compile": False, "kl_warmup_epochs": 0} | compiled)
     model.build((None, 4, 4))
     return model
@@ -53,6 +54,15 @@ def test_history_has_the_loss_of_training_and_validation():
     for prefix in ("", "val_"):
         np.testing.assert_allclose(history[f"{prefix}loss"], -np.array(history[f"{prefix}elbo"]))
         assert len(history[f"{prefix}kl"]) == 2
+
+
+@pytest.mark.parametrize("give", [lambda x: x, batches, lambda x: batches(x, np.zeros(40))])
+def test_a_step_is_traced_once_although_the_weights_are_not_made_yet(give, monkeypatch):
+    model, traced, step = LDIAF.from_config(make().get_config()), [], LDIAF.train_step
+    monkeypatch.setattr(LDIAF, "train_step", lambda self, *given: traced.append(1) or step(self, *given))
+    model.compile(jit_compile=False)
+    model.fit(give(X), batch_size=8 if give(X) is X else None, verbose=0)
+    assert len(traced) == 1
 
 
 def test_evaluate_gives_its_numbers_in_the_order_of_their_names():

@@ -144,7 +144,7 @@ def unbuilt():
 @pytest.mark.parametrize(("make_encoder", "shape"), [(unbuilt, (3, 3)), (unbuilt, (9,)), (lambda: Subclassed(6), (9,))])
 def test_an_encoder_without_an_input_shape_takes_the_images_as_they_are(make_encoder, shape, images, tmp_path):
     keras.utils.set_random_seed(0)
-    model, x = LDIAF(2, 2, 1, encoder=make_encoder(), decoder_units=[8]), images(4, shape)
+    model, x = LDIAF(2, 2, 0, encoder=make_encoder(), decoder_units=[8]), images(4, shape)
     model(x)
     np.testing.assert_allclose(model.features(x), model.encoder(x), atol=1e-6)
     assert np.any(model.features(x))

@@ -95,9 +95,8 @@ def test_no_command_writes_over_what_it_did_not_make(name, write, line, copy, ou
 
 
 def test_what_commands_made_they_write_over(copy, output):
-    lines = ["sample --saved_model=saved --out=a.png --num=4", "sample --saved_model=saved --graph=g.png"]
-    lines += ["sample --saved_model=saved --graph=g.dot", "sample --saved_model=saved --graph=g.json"]
-    for line in 2 * [*lines, "export --run_dir=run --out=saved --overwrite"]:
+    sample, export = "sample --saved_model=saved --out=a.png --num=4 --graph=g.{}", "export --run_dir=run --out=saved"
+    for line in [*2 * [*map(sample.format, ("png", "dot", "json"))], f"{export} --overwrite"]:
         if (copy / "my run").exists():
             (copy / "my run").rename(copy / "run")
         run(line.split(), copy, output)

@@ -67,11 +67,15 @@ def _check_free(out):
 def _model(explorer):
     """What the page is told of the model, and the networks that draw."""
     loaded = explorer.model
-    if not loaded.decoder or explorer.num_values != 2:
-        found = "with another decoder" if not loaded.decoder else f"of {explorer.num_values} values"
+    found = {
+        "with another decoder": not loaded.decoder,
+        f"of {explorer.num_values} values": explorer.num_values != 2,
+        "with a flow in its prior": bool(getattr(loaded, "prior_flows", [])),  # a SavedModel of before has no such part
+    }
+    if any(found.values()):
         raise FileError(
-            "`static` needs a model of 0 and 1 with a dense decoder of this package. "
-            f"Received: {explorer.path}, {found}."
+            "`static` needs a model of 0 and 1 with a dense decoder of this package and no flow in its prior. "
+            f"Received: {explorer.path}, {', '.join(name for name in found if found[name])}."
         )
     root = None
     if loaded.root:

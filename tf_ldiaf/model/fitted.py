@@ -55,6 +55,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         is_plain = isinstance(x, np.ndarray) and shuffle and not others
         if isinstance(x, np.ndarray):
             self.check_images(x, self._training_pixels)
+        self._make_variables(x)
         if is_plain and validation_split and validation_data is None:
             num = int(len(x) * (1.0 - validation_split))
             x, validation_data, validation_split = x[:num], x[num:], 0.0
@@ -62,9 +63,6 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             kwargs.setdefault("validation_batch_size", batch_size)
             order = {"batch_size": batch_size or 32, "seed": self.objective.seed, "epoch": self.epochs_done.value}
             x, y, batch_size, shuffle = batches.epoch_batches(x, **order), None, None, False
-        if self.built and self.compiled:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)  # else the first step is traced twice
         averaging = [keras.callbacks.SwapEMAWeights()] if self.compiled and self.optimizer.use_ema else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
         callbacks = [EpochSchedules(), *keras.tree.flatten(callbacks or []), Watch(), *averaging]
@@ -75,6 +73,17 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         finally:
             for callback in averaging:
                 callback.on_test_end()  # if a validation was broken off, averaged weights are in the model
+
+    def _make_variables(self, x):
+        """Weights, and what the optimizer keeps of them: Keras traces the first step twice if they are made in it."""
+        if isinstance(x, tf.data.Dataset):
+            x = images_of(keras.utils.unpack_x_y_sample_weight(x.element_spec)[0])
+        shape = tf.TensorShape(x.shape) if isinstance(x, (np.ndarray, tf.TensorSpec)) else tf.TensorShape(None)
+        with self.distribute_strategy.scope():
+            if not self.built and shape.rank and shape[1:].is_fully_defined():
+                self.build(shape.as_list())
+            if self.built and self.compiled:
+                self.optimizer.build(self.trainable_variables)
 
     def evaluate(self, x=None, *args, return_dict: bool = False, **kwargs) -> typing.Any:
         """As Keras's; a list is in the order of `metrics_names`.
