@@ -132,6 +132,8 @@ def test_nodes_drawn_given_the_parents_they_have_are_those_of_a_sample(build):
     kept = model.prior().resampled(z[0], [True, False, True], seed=7).numpy()
     np.testing.assert_array_equal(kept[:, [0, 2]], z[0].numpy()[:, [0, 2]])
     assert (kept[:, 1] != z[0].numpy()[:, 1]).all()
+    compiled = tf.function(lambda: model.prior().sample(4, seed=3), jit_compile=True, autograph=False)
+    np.testing.assert_allclose(compiled(), model.prior().sample(4, seed=3), atol=1e-5)
 
 
 def test_innovations_are_of_the_gaussian_before_the_flow(build, images):
@@ -152,10 +154,13 @@ def test_a_copy_with_other_edges_has_the_flow_and_there_is_no_mean(build, images
         without.prior().mean()
 
 
-def test_training_with_it_raises_the_elbo(compiled, images):
+def test_training_with_it_raises_the_elbo_and_is_saved(compiled, images, tmp_path):
     model, x = compiled("ldiaf", edges="3-2,2-1", prior_flow_steps=1, learning_rate=0.01), images(64)
     history = model.fit(x, epochs=8, batch_size=16, verbose=0).history
     assert history["elbo"][-1] > history["elbo"][0] + 0.2
     before = [v.numpy() for v in model.graph.prior_flows.variables]
     model.fit(x, epochs=1, batch_size=16, verbose=0)
     assert all((v.numpy() != b).any() for v, b in zip(model.graph.prior_flows.variables, before, strict=True))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.sample(3, seed=1)["probs"], model.sample(3, seed=1)["probs"])

@@ -85,7 +85,7 @@ def test_a_log_likelihood_that_few_samples_decide_is_warned_of(run, decisive, nu
     assert report.too_few_samples(metrics).startswith(warning) == is_few
     assert bool(report.too_few_samples(metrics)) == is_few
     assert re.search(
-        rf"its effective sample size +\| {decisive:.1f} of {num}, mean over images", report.metrics_table(metrics)
+        rf"effective sample size +\| {decisive:.1f} of {num}, mean over images", report.metrics_table(metrics)
     )
 
 

@@ -41,7 +41,7 @@ class ModelSettings(Checked):
     )
     prior_flow_steps: int = setting(
         0,
-        "Autoregressive steps of each node's prior. A sample takes D passes of each.",
+        "Flow steps of each node's prior (0: none). Drawing takes D passes of each step's network.",
         low=0,
         high=1000,
     )
@@ -73,7 +73,9 @@ class ModelSettings(Checked):
     )
     node_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every top-down and bottom-up network.", low=1)
     flow_units: tuple[int, ...] = setting((64, 64), "Hidden widths of every masked network.", low=1, needs=_FLOWS)
-    context_dim: int = setting(32, "Width of h, what a node's flow is told of the image.", low=1, needs=_FLOWS)
+    context_dim: int = setting(
+        32, "Width of h, what a flow is told of the image (in the prior: of the parents).", low=1, needs=_FLOWS
+    )
     initial_gate_prob: float = setting(0.5, "Gate probability at the start.", low=0.05, high=0.95, needs=_GATES)
     likelihood_components: int = setting(
         None,

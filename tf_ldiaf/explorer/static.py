@@ -70,7 +70,7 @@ def _model(explorer):
     found = {
         "with another decoder": not loaded.decoder,
         f"of {explorer.num_values} values": explorer.num_values != 2,
-        "with a flow in its prior": bool(getattr(loaded, "prior_flows", [])),  # a SavedModel of before has no such part
+        "with a flow in its prior": bool(getattr(loaded, "prior_flow_steps", 0)),  # a SavedModel of before has none
     }
     if any(found.values()):
         raise FileError(

@@ -160,9 +160,12 @@ class MaskedAutoregressiveFlow(_AutoregressiveFlow):
     def bijector_of(self, n: tf.Tensor | int, context: tf.Tensor) -> tfp.bijectors.Chain:  # pyright: ignore[reportInvalidTypeForm]
         """The flow of the node at index n, which may be a tensor, on [..., B, D], for its h [B, H]."""
         weights, of_context = self._weights()
-        its = slice(n * self.num_steps, (n + 1) * self.num_steps)
-        weights = [(kernel[its], bias[its]) for kernel, bias in weights]
-        weights = _in_context(weights, of_context[its], context[tf.newaxis])
+
+        def its(weight):
+            return tf.reshape(weight, [self.num_nodes, self.num_steps, *weight.shape[1:]])[n]
+
+        weights = [(its(kernel), its(bias)) for kernel, bias in weights]
+        weights = _in_context(weights, its(of_context), context[tf.newaxis])
         networks = self._steps(lambda z, t: dense_network([(kernel[t], bias[t]) for kernel, bias in weights], z))
         return masked_autoregressive_flow(networks)
 

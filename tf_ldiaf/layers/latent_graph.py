@@ -18,8 +18,8 @@ from tf_ldiaf.probability.noise import standard_normal
 class LatentGraph(Float32Layer):
     """Nodes z_1 .. z_N of D dimensions each; node N is the root, and z_n may depend on z_{n+1} .. z_N.
 
-    The prior of a node without parents is N(0, I). A network's constant in its place could shrink until the node says
-    nothing, and it would stay there.
+    The prior of a node without parents is N(0, I), before a flow. A network's constant in its place could shrink until
+    the node says nothing, and it would stay there.
 
     `prior()` and `posterior(features)` are TFP distributions over [N, D]. A node's children see z_nT, which is behind
     its flow. Called with features [B, F] it gives one draw of the posterior, [B, N, D].
@@ -31,7 +31,7 @@ class LatentGraph(Float32Layer):
         edges: pairs (parent, child) of node numbers, to fix the graph. None: the gates are learned.
         node_units: hidden widths of each node's top-down and bottom-up network.
         flow_units: hidden widths of each flow step's masked network.
-        context_dim: H, what a node's flow is told of the image.
+        context_dim: H, what a node's flow is told of the image; in the prior, of the parents.
         root_components: K of the root's `MixturePrior`; 0: p(z_N) is N(0, I).
         initial_gate_prob: see `Gates`.
         prior_flow_steps: steps of each node's flow in the prior; 0 for none.

@@ -22,7 +22,7 @@ def importance_weighted(
 
         Eq. iw: log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s given x)
 
-    It rises with S to log p(x), and is the ELBO at S = 1. How many of the draws decide it is
+    It rises with S to log p(x), and is the ELBO at S = 1. Its effective sample size is
 
         Eq. ess: (sum_s w_s)^2 / sum_s w_s^2, with w_s = p(x, z_s) / q(z_s given x)
 

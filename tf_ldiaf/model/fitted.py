@@ -81,7 +81,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         shape = tf.TensorShape(x.shape) if isinstance(x, (np.ndarray, tf.TensorSpec)) else tf.TensorShape(None)
         with self.distribute_strategy.scope():
             if not self.built and shape.rank and shape[1:].is_fully_defined():
-                self.build(shape.as_list())
+                self.build((None, *shape[1:]))
             if self.built and self.compiled:
                 self.optimizer.build(self.trainable_variables)
 

@@ -90,7 +90,7 @@ class NonFiniteSteps(keras.metrics.Metric):
 class ActiveUnits(keras.metrics.Metric):
     """The number of latent dimensions with Var_x(innovation(x)) > threshold.
 
-    The innovation is the code of `LDIAF.encode` less the prior's loc given the parents' codes. For a
+    The innovation is the code of `LDIAF.encode` less the prior's loc given the parents' codes (see `Draw`). For a
     root it is the posterior mean, as in the source (behind a flow, the code stands for the mean, which
     has no closed form). A dimension that only repeats its parents varies with x and yet carries nothing;
     it does not count. Updated with innovations [B, N, D] and weights [B].

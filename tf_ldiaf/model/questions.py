@@ -97,7 +97,7 @@ class Questions(Trainer):
         return self.codes_and_innovations(self.features(x))[0]
 
     def codes_and_innovations(self, features) -> tuple[tf.Tensor, tf.Tensor]:
-        """The codes of `encode`, and what of them the prior did not foresee: code - prior loc given the parents' codes.
+        """The codes of `encode`, and what of them the prior did not foresee: `Draw.innovation`.
 
         Args:
             features: [B, F], what `features` returns.
@@ -148,7 +148,7 @@ class Questions(Trainer):
         Returns:
             elbo, log_likelihood, reconstruction: [B], nats.
             kl_per_node: [B, N], nats.
-            effective_samples: [B], how many of the draws decide the log-likelihood, Eq. ess.
+            effective_samples: [B], effective sample size, Eq. ess.
             innovations: [B, N, D], see `codes_and_innovations`.
         """
         features = self.features(x)

@@ -33,8 +33,8 @@ class ServedModel(tf.Module):
     `probs` are means, `images` draws of the values that pixels have, both in 0-1.
 
     The loaded model's variable `adjacency` is the model's own graph, and `num_values` says how many values a pixel has.
-    `top_down`, `prior_flows`, `decoder` and `root` are the weights of what draws images, layer by layer; `decoder` is
-    empty if it is not the package's dense one.
+    `top_down`, `decoder` and `root` are the weights of what draws images, layer by layer; `decoder` is empty if it is
+    not the package's dense one. `prior_flow_steps` says whether nodes are drawn through flows, too.
 
     Pixels that the model cannot have, latents that are not finite, and less than one of what is counted, are an
     InvalidArgumentError.
@@ -51,7 +51,7 @@ class ServedModel(tf.Module):
         is_dense = not (model.own_decoder or model.is_additive or model.channels)
         self.decoder = _weights(model.decoder.layers if is_dense else [])
         self.top_down = _weights(model.graph.top_down.stack if model.graph.top_down is not None else [])
-        self.prior_flows = _weights(model.graph.prior_flows.stack if model.graph.prior_flows is not None else [])
+        self.prior_flow_steps = tf.Variable(model.graph.prior_flow_steps, trainable=False)
         self.root = _weights([model.graph.root] if model.graph.root is not None else [])
         images = tf.TensorSpec([None, *model.image_shape], tf.float32, name="images")
         latents = tf.TensorSpec([None, model.num_nodes, model.node_dim], tf.float32, name="latents")

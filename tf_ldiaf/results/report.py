@@ -13,7 +13,7 @@ from tf_ldiaf.results import pictures
 from tf_ldiaf.results.run_folder import RunFolder, best_row
 from tf_ldiaf.structure.elimination import Measured
 
-# Samples that must decide a log-likelihood. Of the shipped model, 6.3 of 100 do, and 1000 raise it by half a nat.
+# Effective samples of a log-likelihood to be quoted. The shipped model has 6.3 of 100; 1000 raise it by half a nat.
 _DECISIVE = 10
 
 
@@ -136,7 +136,7 @@ def metrics_table(metrics: dict) -> str:
         ("ELBO", f"{with_error('elbo')} nats"),
         *([("ELBO, bits per dimension", with_error("elbo_bits_per_dim", 4))] if has_both else []),
         (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
-        *([("its effective sample size", f"{decisive:.1f} of {samples}, mean over images")] if decisive else []),
+        *([("effective sample size", f"{decisive:.1f} of {samples}, mean over images")] if decisive else []),
         ("the same, bits per dimension", with_error("bits_per_dim", 4)),
         ("reconstruction", f"{with_error('reconstruction')} nats"),
         ("KL", f"{with_error('kl')} nats"),

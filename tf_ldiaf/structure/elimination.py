@@ -42,7 +42,7 @@ def remove_edges(
     on_measured: Callable[[list[Measured]], None] = lambda history: None,
     **refits: typing.Any,
 ) -> Elimination:
-    """Removes edges until every one that is left is worth more than `edge_cost` and two standard errors.
+    """Removes edges until the one that is worth least is worth more than `edge_cost` and two standard errors.
 
     All edges are measured (Eq. worth). The one that is worth least goes, if that is not enough; the model trains on
     without it, and the other edges of the same child are measured again. And so on.

@@ -55,7 +55,8 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
 def renumbered(model: LDIAF, nodes: Sequence[int], edges: Sequence[tuple[int, int]]) -> LDIAF:
     """A copy of a model whose node n is what was node nodes[n - 1], and with another graph. It is not compiled.
 
-    The top-down networks, and a mixture at the root, are copied as they are. They belonged to nodes of other numbers.
+    The top-down networks, the prior's flows, and a mixture at the root, are copied as they are. They belonged to nodes
+    of other numbers.
 
     Args:
         model: a model with an `AdditiveDecoder` or a `MaskedDecoder`.
