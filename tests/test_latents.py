@@ -22,7 +22,7 @@ def test_prior_depends_on_a_parent_exactly_where_the_gate_is_open(build):
     for child in range(3):
         with tf.GradientTape() as tape:
             tape.watch(z)
-            given = lambda n, is_root, loc, scale: [z[tf.newaxis, :, n], loc, scale]  # noqa: E731
+            given = lambda n, is_root, prior: [z[tf.newaxis, :, n], prior.loc, prior.scale]  # noqa: E731
             _, loc, scale = graph.descend([1, 64], gates, given, 3)
             loss = tf.reduce_sum(loc[child] * [1.0, 0.7]) + tf.reduce_sum(scale[child] * [0.9, 1.3])
         moved = np.any(tape.gradient(loss, z).numpy() != 0, axis=-1)
@@ -37,8 +37,8 @@ def test_fixed_adjacency_is_what_the_descent_uses(build, adjacency):
     def priors(moved):
         seen = {}
 
-        def draw(n, is_root, loc, scale):
-            seen[int(n)] = loc.numpy()
+        def draw(n, is_root, prior):
+            seen[int(n)] = prior.loc.numpy()
             assert is_root == (n == 2)
             return [tf.fill([1, 1, 2], 1.0 if n == moved else 0.5)]
 
