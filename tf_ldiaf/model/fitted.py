@@ -78,10 +78,11 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         """Weights, and what the optimizer keeps of them: Keras traces the first step twice if they are made in it."""
         if isinstance(x, tf.data.Dataset):
             x = images_of(keras.utils.unpack_x_y_sample_weight(x.element_spec)[0])
-        shape = tf.TensorShape(x.shape) if isinstance(x, (np.ndarray, tf.TensorSpec)) else tf.TensorShape(None)
+        is_known = isinstance(x, np.ndarray) or (isinstance(x, tf.TensorSpec) and bool(x.shape.rank))
+        sides = tuple(x.shape[1:]) if is_known else (None,)
         with self.distribute_strategy.scope():
-            if not self.built and shape.rank and shape[1:].is_fully_defined():
-                self.build((None, *shape[1:]))
+            if not self.built and None not in sides:
+                self.build((None, *sides))
             if self.built and self.compiled:
                 self.optimizer.build(self.trainable_variables)
 
