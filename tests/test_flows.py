@@ -172,19 +172,24 @@ def test_a_bijector_that_was_used_before_a_tape_has_its_gradient_in_it(randomise
     np.testing.assert_allclose(jacobian(bijector.forward, z), expected, atol=1e-6)
 
 
-def test_a_step_is_the_equation_with_the_masked_weights_of_its_node(randomise):
-    """The last node's second step, in float64 from slices of the stacked variables."""
-    flow = randomise(make_flow(3, 2, (16, 16)))
-    z, context = normal([6, 3], 1).numpy().astype("float64"), normal([6, 3], 2)
+def last_network_in_float64(flow, z, context):
+    """(m, gate_logit) of the last node's second step, from slices of the stacked variables."""
     masks = autoregressive_masks(3, (16, 16), reverse=True)
     masks[-1] = np.concatenate([masks[-1], masks[-1]], axis=1)
-    outputs, from_context = z, context.numpy() @ flow.context.kernel.numpy()[-1]
+    outputs, from_context = np.asarray(z, "float64"), context.numpy() @ flow.context.kernel.numpy()[-1]
     for layer, mask in zip(flow.stack, masks, strict=True):
         outputs = outputs @ (layer.kernel.numpy()[-1] * mask) + layer.bias.numpy()[-1, 0] + from_context
         from_context = 0
         if layer is not flow.stack[-1]:
             outputs = np.where(outputs > 0, outputs, np.expm1(outputs))
-    shift, gate_logit = np.split(outputs, 2, axis=1)
+    return np.split(outputs, 2, axis=1)
+
+
+def test_a_step_is_the_equation_with_the_masked_weights_of_its_node(randomise):
+    """The last node's second step, in float64 from slices of the stacked variables."""
+    flow = randomise(make_flow(3, 2, (16, 16)))
+    z, context = normal([6, 3], 1).numpy().astype("float64"), normal([6, 3], 2)
+    shift, gate_logit = last_network_in_float64(flow, z, context)
     s = 1 / (1 + np.exp(-gate_logit - 2))
     step, z_1 = steps_of(flow, context)[1], tf.constant(z, tf.float32)
     found, log_det = forward(step, z_1)

@@ -6,10 +6,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from test_distributions import CHAIN, on_a_grid, smooth
-from test_flows import is_a, jacobian, normal
+from test_flows import is_a, jacobian, last_network_in_float64, normal
 
 from tf_ldiaf.layers import MaskedAutoregressiveFlow
-from tf_ldiaf.probability.iaf import autoregressive_masks
 from tf_ldiaf.structure import with_edges
 
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -45,22 +44,14 @@ def test_a_draw_is_the_inverse_of_a_density(node_dim, num_steps, units, randomis
 
 
 def test_a_step_is_exactly_triangular_and_the_equation_in_float64(randomise):
-    """The last node's second step, whose order is reversed, from slices of the stacked variables."""
+    """The last node's second step, whose order is reversed."""
     flow = randomise(make_flow(3, 2, (16, 16)))
     z, context = normal([6, 3], 1), normal([6, 3], 2)
     step = flow.bijector_of(1, context).bijectors[0]
     assert is_a(step, tfb.MaskedAutoregressiveFlow)
     matrix = jacobian(step.inverse, z)
     np.testing.assert_array_equal(np.tril(matrix, -1), 0.0)
-    masks = autoregressive_masks(3, (16, 16), reverse=True)
-    masks[-1] = np.concatenate([masks[-1], masks[-1]], axis=1)
-    outputs, from_context = z.numpy().astype("float64"), context.numpy() @ flow.context.kernel.numpy()[-1]
-    for layer, mask in zip(flow.stack, masks, strict=True):
-        outputs = outputs @ (layer.kernel.numpy()[-1] * mask) + layer.bias.numpy()[-1, 0] + from_context
-        from_context = 0
-        if layer is not flow.stack[-1]:
-            outputs = np.where(outputs > 0, outputs, np.expm1(outputs))
-    m, gate_logit = np.split(outputs, 2, axis=1)
+    m, gate_logit = last_network_in_float64(flow, z, context)
     s = 0.1 + 0.9 / (1 + np.exp(-gate_logit - 2))
     np.testing.assert_allclose(step.inverse(tf.constant(z.numpy())), (z - (1 - s) * m) / s, atol=1e-4)
     np.testing.assert_allclose(matrix[:, range(3), range(3)], 1 / s, rtol=1e-4)

@@ -76,16 +76,16 @@ def test_evaluation_is_the_mean_over_all_test_images(run, per_image, held_out):
     assert metrics["test_bits_per_dim"] == pytest.approx(-metrics["test_log_likelihood"] / 64 * np.log2(np.e))
 
 
-@pytest.mark.parametrize(("decisive", "num", "is_few"), [(9.9, 100, True), (10.0, 100, False), (1.0, 1, False)])
-def test_a_log_likelihood_that_few_samples_decide_is_warned_of(run, decisive, num, is_few):
-    metrics = run.read_metrics() | {"test_effective_samples": decisive, "num_importance_samples": num}
+@pytest.mark.parametrize(("effective", "num", "is_few"), [(9.9, 100, True), (10.0, 100, False), (1.0, 1, False)])
+def test_a_log_likelihood_of_few_effective_samples_is_warned_of(run, effective, num, is_few):
+    metrics = run.read_metrics() | {"test_effective_samples": effective, "num_importance_samples": num}
     warning = (
         "Warning: the log-likelihood has an effective sample size of 9.9 of 100. Below 10 it is too low to be quoted"
     )
     assert report.too_few_samples(metrics).startswith(warning) == is_few
     assert bool(report.too_few_samples(metrics)) == is_few
     assert re.search(
-        rf"effective sample size +\| {decisive:.1f} of {num}, mean over images", report.metrics_table(metrics)
+        rf"effective sample size +\| {effective:.1f} of {num}, mean over images", report.metrics_table(metrics)
     )
 
 

@@ -63,7 +63,7 @@ class LatentPrior(_OverNodes):
     p(z_N) is N(0, I), or the `MixturePrior` of Eq. root. A node without open gates is N(0, I), too. With
     `prior_flow_steps`, z_n is such a draw behind a masked autoregressive flow. Its context h_n is from MLP_TD_n, and 0
     for a node without open gates. A density takes one pass of the flow's networks, and a draw takes D. Eq. fusion takes
-    the Gaussian before the flow: the posterior of a node that the image says nothing of is near its prior, not equal.
+    the Gaussian before the flow. So where the image says nothing of a node, its posterior is near its prior, not equal.
 
     Args:
         graph: a built `LatentGraph`.

@@ -90,7 +90,7 @@ def _gated(m, gate_logit):
 
 
 def _step(network, make):
-    """The step whose map is `make(m, gate_logit)`, with both of what comes out of the step."""
+    """A step of TFP: its map is `make(m, gate_logit)`, and the network sees what comes out of the step."""
     # TFP asks for the value and for the log-determinant at the same z. In a graph the second answer is the first:
     # otherwise the gradient of the network would be computed twice.
     known: list = [None, None]

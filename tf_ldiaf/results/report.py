@@ -14,7 +14,7 @@ from tf_ldiaf.results.run_folder import RunFolder, best_row
 from tf_ldiaf.structure.elimination import Measured
 
 # Effective samples of a log-likelihood to be quoted. The shipped model has 6.3 of 100; 1000 raise it by half a nat.
-_DECISIVE = 10
+_ENOUGH = 10
 
 
 def edges_text(graph: nx.DiGraph) -> str:
@@ -127,7 +127,7 @@ def metrics_table(metrics: dict) -> str:
     kind = metrics["binarization"]
     if metrics.get("likelihood", "bernoulli") != "bernoulli":
         kind = f"256 values, {metrics['likelihood']}"
-    decisive = metrics.get("test_effective_samples")
+    effective = metrics.get("test_effective_samples")
     has_both = "test_elbo_bits_per_dim" in metrics
 
     rows = [
@@ -136,7 +136,7 @@ def metrics_table(metrics: dict) -> str:
         ("ELBO", f"{with_error('elbo')} nats"),
         *([("ELBO, bits per dimension", with_error("elbo_bits_per_dim", 4))] if has_both else []),
         (f"log-likelihood, S = {samples}", f"{with_error('log_likelihood')} nats"),
-        *([("effective sample size", f"{decisive:.1f} of {samples}, mean over images")] if decisive else []),
+        *([("effective sample size", f"{effective:.1f} of {samples}, mean over images")] if effective else []),
         ("the same, bits per dimension", with_error("bits_per_dim", 4)),
         ("reconstruction", f"{with_error('reconstruction')} nats"),
         ("KL", f"{with_error('kl')} nats"),
@@ -156,11 +156,11 @@ def metrics_table(metrics: dict) -> str:
 
 def too_few_samples(metrics: dict) -> str:
     """A sentence where S is too small for a log-likelihood that one quotes; else nothing."""
-    num, decisive = metrics["num_importance_samples"], metrics["test_effective_samples"]
-    if num == 1 or decisive >= _DECISIVE:
+    num, effective = metrics["num_importance_samples"], metrics["test_effective_samples"]
+    if num == 1 or effective >= _ENOUGH:
         return ""
     return (
-        f"Warning: the log-likelihood has an effective sample size of {decisive:.1f} of {num}. Below {_DECISIVE} it is "
+        f"Warning: the log-likelihood has an effective sample size of {effective:.1f} of {num}. Below {_ENOUGH} it is "
         f"too low to be quoted: with --num_importance_samples={10 * num} it would rise."
     )
 
