@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from benchmarks import peers
+
 
 def perturbed(weights, seed):
     """The weights with noise, more of it in the flows: s then spreads over (0, 1)."""
@@ -38,7 +40,31 @@ def elbo(sizes, weights, x, eps):
         out = dense(name, v, len(sizes["node_units"]) + 1)
         return out[:, :dim], softplus(out[:, dim : 2 * dim] + 0.5413248546129181) + 1e-3, elu(out[:, 2 * dim :])
 
-    features = dense("encoder", x.astype("float64"), len(sizes["encoder_units"]), elu_last=True)
+    def convolved(name, v):
+        kernel, reach = weights[f"{name}/kernel"], len(weights[f"{name}/kernel"]) // 2
+        padded = np.pad(v, [(0, 0), (reach, reach), (reach, reach), (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))
+        return np.einsum("bijckl,klcd->bijd", windows, kernel, optimize=True) + weights[f"{name}/bias"]
+
+    def blocks(name, v):
+        for j in range(sizes["residual_blocks"]):
+            v = v + convolved(f"{name}/{j}/1", elu(convolved(f"{name}/{j}/0", elu(v))))
+        return v
+
+    resolutions = peers.resolutions(sizes)
+    features = x.astype("float64")
+    for i, (_, factor, side) in enumerate(resolutions):
+        name = f"encoder/{i}/change"
+        if factor == 1:
+            features = convolved(name, features.reshape(len(x), side, side, -1))
+        else:
+            cells = features.reshape(len(x), side, factor, side, factor, -1)
+            kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
+            features = np.einsum("biajkc,akcd->bijd", cells, kernel, optimize=True) + bias
+        features = blocks(f"encoder/{i}", features)
+    if resolutions:
+        features = elu(features).reshape(len(x), -1)
+    features = dense("encoder", features, len(sizes["encoder_units"]), elu_last=True)
     z, total, all_s = {}, 0.0, []
     for n in range(num_nodes - 1, -1, -1):
         loc, scale, context = network(f"bottom_up/{n}", features)
@@ -71,4 +97,10 @@ def elbo(sizes, weights, x, eps):
         z[n] = value
         total = total + log_normal(value, prior_loc, prior_scale) - log_q
     logits = dense("decoder", np.concatenate([z[n] for n in range(num_nodes)], -1), len(sizes["decoder_units"]) + 1)
+    for i, (channels, factor, side) in reversed(list(enumerate(resolutions))):
+        name = f"decoder/{i}"
+        v = elu(blocks(name, logits.reshape(len(x), side, side, channels)))
+        cells = np.einsum("bijc,akdc->biajkd", v, weights[f"{name}/change/kernel"], optimize=True)
+        logits = cells.reshape(len(x), side * factor, side * factor, -1) + weights[f"{name}/change/bias"]
+    logits = logits.reshape(len(x), -1)
     return total + (x * logits - softplus(logits)).sum(-1), np.array(all_s)

@@ -1,5 +1,6 @@
 """tf_ldiaf as shipped, with the peers' weights and protocol. VARIANTS "launch" (steps_per_execution=25) and "step"."""
 
+import math
 import os
 import time
 from unittest import mock
@@ -20,14 +21,22 @@ VARIANTS = ("launch", "step")
 def make_model(sizes, weights, optimizer="adam"):
     """A compiled `LDIAF` with all gates open and these weights (name -> array, see `peers.init`)."""
     names = ["num_nodes", "node_dim", "num_flow_steps", "encoder_units", "decoder_units", "node_units"]
-    names += ["flow_units", "context_dim"]
+    names += ["flow_units", "context_dim", "channels", "residual_blocks"]
     edges = edges_of(all_gates_open(sizes["num_nodes"]))
     model = LDIAF(**{name: sizes[name] for name in names}, edges=edges)
     model.compile(optimizer)
-    model.build((None, sizes["num_pixels"]))
-    for network in (model.encoder, model.decoder):
-        for layer, pair in zip(network.layers, peers.layers(weights, network.name), strict=True):
-            layer.set_weights(pair)
+    model.build((None, *_image_shape(sizes)))
+    to_features, to_pixels = [], peers.layers(weights, "decoder")
+    for i in range(len(peers.resolutions(sizes))):
+        change, *blocks = _convolutions(sizes, weights, f"encoder/{i}")
+        to_features += [change, *blocks]
+    for i in reversed(range(len(peers.resolutions(sizes)))):
+        change, *blocks = _convolutions(sizes, weights, f"decoder/{i}")
+        to_pixels += [*blocks, change]
+    to_features += peers.layers(weights, "encoder")
+    for network, values in ((model.encoder, to_features), (model.decoder, to_pixels)):
+        for layer, arrays in zip([layer for layer in network.layers if layer.weights], values, strict=True):
+            layer.set_weights(arrays)
     graph = model.graph
     steps = [f"flow/{n}/{t}" for n in range(model.num_nodes) for t in range(model.num_flow_steps)]
     _fill(graph.bottom_up.stack, weights, [f"bottom_up/{n}" for n in range(model.num_nodes)])
@@ -37,6 +46,17 @@ def make_model(sizes, weights, optimizer="adam"):
         _fill(graph.flows.stack, weights, steps)
         graph.flows.context.kernel.assign(np.stack([weights[f"{step}/context/kernel"] for step in steps]))
     return model
+
+
+def _image_shape(sizes):
+    side = math.isqrt(sizes["num_pixels"])
+    return (side, side) if sizes["channels"] else (sizes["num_pixels"],)
+
+
+def _convolutions(sizes, weights, name):
+    """The arrays of a resolution's layers: of the one that leads to it or away from it, and of each residual block."""
+    names = [["change"], *([f"{j}/0", f"{j}/1"] for j in range(sizes["residual_blocks"]))]
+    return [[weights[f"{name}/{part}/{kind}"] for part in parts for kind in ("kernel", "bias")] for parts in names]
 
 
 def _fill(stack, weights, names):
@@ -52,6 +72,7 @@ class Contender:
 
     def __init__(self, sizes, weights, batch_size, variant):
         self.batch_size, self.steps_per_launch = batch_size, 25 if variant == "launch" else 1
+        self.image_shape = _image_shape(sizes)
         self.model = make_model(sizes, weights, keras.optimizers.Adam(2e-3))
         self.bound = tf.function(self._bound, jit_compile=True, autograph=False)
         self.bounds = tf.function(self.model.log_likelihood, jit_compile=True, autograph=False)
@@ -68,6 +89,7 @@ class Contender:
 
     def load_data(self, images):
         """images: uint8 [num, pixels] of 0 and 1, kept for `train`."""
+        images = images.reshape(-1, *self.image_shape)
         sizes = {"batch_size": self.batch_size, "seed": 0}
         if self.steps_per_launch == 1:
             self.batches = iter(data.training_batches(images, **sizes))
@@ -76,6 +98,7 @@ class Contender:
 
     def elbo(self, x, eps):
         """x [B, pixels], eps [N, B, D] -> one-draw ELBO [B], nats."""
+        x = x.reshape(-1, *self.image_shape)
         return self.bound(tf.constant(x), tf.constant(eps, tf.float32)).numpy()
 
     def _bound(self, x, eps):
@@ -99,7 +122,7 @@ class Contender:
 
     def log_likelihood(self, x, num_samples):
         """x [B, pixels] -> importance-weighted bound [B], nats, from `num_samples` draws."""
-        return self.bounds(tf.constant(x), num_samples).numpy()
+        return self.bounds(tf.constant(x.reshape(-1, *self.image_shape)), num_samples).numpy()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,80 @@ def mlp(weights, name, linear_output=True):
     return nn.Sequential(*(modules[:-1] if linear_output else modules))
 
 
+def convolution(weights, name):
+    """A layer from Keras's kernel: [side, side, in, out] becomes [out, in, side, side]."""
+    kernel, bias = torch.tensor(weights[f"{name}/kernel"]).permute(3, 2, 0, 1), torch.tensor(weights[f"{name}/bias"])
+    num_out, num_in, side, _ = kernel.shape
+    if name.startswith("decoder") and name.endswith("change"):
+        layer = nn.ConvTranspose2d(num_out, num_in, side, stride=side)
+    elif name.endswith("change") and side != 3:
+        layer = nn.Conv2d(num_in, num_out, side, stride=side)
+    else:
+        layer = nn.Conv2d(num_in, num_out, side, padding=1)
+    layer.weight, layer.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias)
+    return layer.to(memory_format=torch.channels_last)
+
+
+class ResidualBlock(nn.Module):
+    """x + convolution(elu(convolution(elu(x))))."""
+
+    def __init__(self, weights, name):
+        super().__init__()
+        self.first, self.second = convolution(weights, f"{name}/0"), convolution(weights, f"{name}/1")
+
+    def forward(self, x):
+        return x + self.second(F.elu(self.first(F.elu(x)), inplace=True))
+
+
+class Places(nn.Module):
+    """Vectors [..., places * channels] as pictures [rows, channels, side, side], whose memory has the channels last."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
+
+    def forward(self, x):
+        return x.reshape(-1, self.side, self.side, x.shape[-1] // self.side**2).permute(0, 3, 1, 2)
+
+
+class Vectors(nn.Module):
+    """Back: [rows, places * channels]."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def blocks(sizes, weights, name):
+    return [ResidualBlock(weights, f"{name}/{j}") for j in range(sizes["residual_blocks"])]
+
+
+def encoder_of(sizes, weights):
+    """Images [B, pixels] -> features [B, units]."""
+    resolutions, modules = peers.resolutions(sizes), []
+    for i in range(len(resolutions)):
+        modules += [convolution(weights, f"encoder/{i}/change"), *blocks(sizes, weights, f"encoder/{i}")]
+    if modules:
+        modules = [Places(math.isqrt(sizes["num_pixels"])), *modules, nn.ELU(inplace=True), Vectors()]
+    return nn.Sequential(*modules, *mlp(weights, "encoder", linear_output=False))
+
+
+class Decoder(nn.Module):
+    """Latents [..., N * D] -> logits [..., pixels]."""
+
+    def __init__(self, sizes, weights):
+        super().__init__()
+        resolutions, modules = peers.resolutions(sizes), list(mlp(weights, "decoder"))
+        if resolutions:
+            modules += [Places(resolutions[-1][2])]
+        for i in reversed(range(len(resolutions))):
+            modules += [*blocks(sizes, weights, f"decoder/{i}"), nn.ELU(inplace=True)]
+            modules += [convolution(weights, f"decoder/{i}/change")]
+        self.layers = nn.Sequential(*modules)
+
+    def forward(self, z):
+        return self.layers(z).reshape(*z.shape[:-1], -1)
+
+
 def gaussian(outputs, dim):
     """Splits a network's outputs [..., 2D + C] into loc, scale [..., D] and context [..., C]."""
     loc, raw_scale, context = outputs.split([dim, dim, outputs.shape[-1] - 2 * dim], dim=-1)
@@ -84,8 +158,7 @@ class VAE(nn.Module):
         super().__init__()
         num_nodes, steps = sizes["num_nodes"], sizes["num_flow_steps"]
         self.dim, self.num_nodes = sizes["node_dim"], num_nodes
-        self.encoder = mlp(weights, "encoder", linear_output=False)
-        self.decoder = mlp(weights, "decoder")
+        self.encoder, self.decoder = encoder_of(sizes, weights), Decoder(sizes, weights)
         self.bottom_up = nn.ModuleList(mlp(weights, f"bottom_up/{n}") for n in range(num_nodes))
         self.top_down = nn.ModuleList(mlp(weights, f"top_down/{n}") for n in range(num_nodes - 1))
         self.flows = nn.ModuleList(

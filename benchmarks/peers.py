@@ -1,11 +1,13 @@
 """What the contenders share: names and initial values of the weights, masks, and the protocol. NumPy only.
 
 Weights are a flat dict name -> float32 array. A dense network `name` has `name/i/kernel` [in, out] and `name/i/bias`
-[out] for i = 0, 1, ..; the networks are those of `network_widths`. A flow step has `name/context/kernel` besides.
+[out] for i = 0, 1, ..; the networks are those of `network_widths`. A flow step has `name/context/kernel` besides. The
+convolutions of encoder and decoder are those of `convolutions`.
 """
 
 import itertools
 import json
+import math
 import os
 import resource
 import sys
@@ -23,19 +25,54 @@ SIZES = {
     "node_units": [64],
     "flow_units": [64, 64],
     "context_dim": 32,
+    "channels": [],
+    "residual_blocks": 2,
 }
+CONVOLUTIONS = SIZES | {"channels": [0, 32, 64], "encoder_units": [256, 128], "decoder_units": [256, 512]}
 SCALE_OFFSET = 0.5413248546129181  # softplus of it is 1
 MIN_SCALE = 1e-3
 ROWS_PER_PASS = 4096
+
+
+def resolutions(sizes):
+    """For each resolution that has channels: how many, by what the side before is divided, and its own side."""
+    found, before, whole = [], 0, math.isqrt(sizes["num_pixels"])
+    for i, channels in enumerate(sizes["channels"]):
+        if channels:
+            found.append((channels, 2 ** (i - before), whole // 2**i))
+            before = i
+    return found
+
+
+def convolutions(sizes):
+    """Name of each convolution -> the shape of its kernel, and the places that it is applied at.
+
+    `encoder/RESOLUTION/change` leads to a resolution, `decoder/RESOLUTION/change` away from it, to that before: its
+    kernel is [side, side, out, in], the others' are [side, side, in, out]. `PART/RESOLUTION/BLOCK/0` and `/1` are those
+    of a residual block.
+    """
+    found, before = {}, 1
+    for i, (channels, factor, side) in enumerate(resolutions(sizes)):
+        reach = 3 if factor == 1 else factor
+        found[f"encoder/{i}/change"] = (reach, reach, before, channels), side**2
+        found[f"decoder/{i}/change"] = (factor, factor, before, channels), side**2
+        for part in ("encoder", "decoder"):
+            for j in range(2 * sizes["residual_blocks"]):
+                found[f"{part}/{i}/{j // 2}/{j % 2}"] = (3, 3, channels, channels), side**2
+        before = channels
+    return found
 
 
 def network_widths(sizes):
     """Name of each dense network -> widths of its input, hidden layers and output."""
     num_nodes, dim, flow_steps = sizes["num_nodes"], sizes["node_dim"], sizes["num_flow_steps"]
     context = sizes["context_dim"] if flow_steps else 0
+    outside = sizes["num_pixels"]
+    for channels, _, side in resolutions(sizes):
+        outside = channels * side**2
     widths = {
-        "encoder": [sizes["num_pixels"], *sizes["encoder_units"]],
-        "decoder": [num_nodes * dim, *sizes["decoder_units"], sizes["num_pixels"]],
+        "encoder": [outside, *sizes["encoder_units"]],
+        "decoder": [num_nodes * dim, *sizes["decoder_units"], outside],
     }
     for n in range(num_nodes):
         widths[f"bottom_up/{n}"] = [sizes["encoder_units"][-1], *sizes["node_units"], 2 * dim + context]
@@ -51,6 +88,8 @@ def _products(sizes):
     per_network = {
         name: sum(a * b for a, b in itertools.pairwise(widths)) for name, widths in network_widths(sizes).items()
     }
+    for name, (shape, places) in convolutions(sizes).items():
+        per_network[name] = math.prod(shape) * places
     num_flows = sum(name.startswith("flow") for name in per_network)
     once = sum(num for name, num in per_network.items() if name.startswith(("encoder", "bottom_up")))
     once += num_flows * sizes["context_dim"] * sizes["flow_units"][0]
@@ -60,7 +99,11 @@ def _products(sizes):
 def training_flops(sizes):
     """Floating-point operations of one image's training step: products forward, and twice as many backward, less the
     gradient with respect to the image, which nobody needs."""
-    return 2 * (3 * sum(_products(sizes)) - sizes["num_pixels"] * sizes["encoder_units"][0])
+    first = sizes["num_pixels"] * sizes["encoder_units"][0]
+    if sizes["channels"]:
+        shape, places = convolutions(sizes)["encoder/0/change"]
+        first = math.prod(shape) * places
+    return 2 * (3 * sum(_products(sizes)) - first)
 
 
 def likelihood_flops(sizes, num_samples):
@@ -92,6 +135,11 @@ def init(sizes, seed):
             weights[f"{name}/{i}/bias"] = np.zeros(num_out)
         if is_flow:
             weights[f"{name}/context/kernel"] = uniform(sizes["context_dim"], widths[1])
+    for name, (shape, _) in convolutions(sizes).items():
+        is_from = name.startswith("decoder") and name.endswith("change")
+        num_in = shape[3] if is_from else math.prod(shape[:3])
+        weights[f"{name}/kernel"] = rng.normal(0.0, np.sqrt(1.0 / num_in), shape)
+        weights[f"{name}/bias"] = np.zeros(shape[2 if is_from else 3])
     return {name: value.astype("float32") for name, value in weights.items()}
 
 

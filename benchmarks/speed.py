@@ -86,20 +86,36 @@ def turns(workers, request, flops, rounds):
 
 
 def side_by_side(pythons, folder):
-    """Training and likelihood of every contender, after all have agreed on the ELBO."""
+    """Training, likelihood and first step of every contender."""
+    found = compared(pythons, folder, CONTENDERS, peers.SIZES, (128, 64), STEPS)
+    for name, (env, module, variant) in CONTENDERS.items():
+        runs = [first_step(pythons[env], module, variant, folder / "data.npy", folder / f"cache{i}") for i in range(2)]
+        found[name]["first_step"] = min(runs, key=lambda run: run["first_step"])
+    return found
+
+
+def convolutions(pythons, folder):
+    """Training and likelihood with residual convolutions, beside PyTorch's."""
+    names = ("tf_ldiaf", "PyTorch eager", "PyTorch compile")
+    contenders = {name: CONTENDERS[name] for name in names}
+    return compared(pythons, folder, contenders, peers.CONVOLUTIONS, (128,), STEPS // 2)
+
+
+def compared(pythons, folder, contenders, sizes, batch_sizes, steps):
+    """Training at each batch size, and the likelihood, of contenders that have agreed with the oracle on the ELBO."""
     rng = np.random.default_rng(0)
     files = {name: str(folder / f"{name}.npy") for name in ("data", "x", "eps", "out")}
-    weights = oracle.perturbed(peers.init(peers.SIZES, 0), 1)
+    weights = oracle.perturbed(peers.init(sizes, 0), 1)
     x, eps = rng.integers(0, 2, (128, 784)).astype("uint8"), rng.normal(size=(5, 128, 16))
     np.save(files["data"], rng.integers(0, 2, (48_000, 784)).astype("uint8"))
     np.save(files["x"], x)
     np.save(files["eps"], eps)
     np.savez(folder / "perturbed.npz", **weights)
-    expected, _ = oracle.elbo(peers.SIZES, weights, x, eps)
-    found = {name: {} for name in CONTENDERS}
-    for batch_size in (128, 64):
-        workers = {name: Worker(pythons[env], module, variant) for name, (env, module, variant) in CONTENDERS.items()}
-        setup = {"do": "setup", "sizes": peers.SIZES, "batch_size": batch_size, "data": files["data"]}
+    expected, _ = oracle.elbo(sizes, weights, x, eps)
+    found = {name: {} for name in contenders}
+    for batch_size in batch_sizes:
+        workers = {name: Worker(pythons[env], module, variant) for name, (env, module, variant) in contenders.items()}
+        setup = {"do": "setup", "sizes": sizes, "batch_size": batch_size, "data": files["data"]}
         for name, worker in workers.items():
             if batch_size == 128:
                 worker.ask(**setup, weights=str(folder / "perturbed.npz"))
@@ -109,10 +125,10 @@ def side_by_side(pythons, folder):
                     sys.exit(f"{name} must agree with the oracle on the ELBO. Received: a relative error of {error:g}.")
                 found[name]["elbo_relative_error"] = error
             worker.ask(**setup, weights=None)
-            worker.ask(do="train", steps=STEPS)
-        flops = peers.training_flops(peers.SIZES) * batch_size * STEPS
-        for name, values in turns(workers, {"do": "train", "steps": STEPS}, flops, ROUNDS).items():
-            values["images_per_second"] = batch_size * STEPS / values["seconds"]
+            worker.ask(do="train", steps=steps)
+        flops = peers.training_flops(sizes) * batch_size * steps
+        for name, values in turns(workers, {"do": "train", "steps": steps}, flops, ROUNDS).items():
+            values["images_per_second"] = batch_size * steps / values["seconds"]
             found[name][f"training_{batch_size}"] = values
         if batch_size == 128:
             for name, worker in workers.items():
@@ -120,15 +136,12 @@ def side_by_side(pythons, folder):
             request = {"do": "log_likelihood", "x": files["x"], "num_samples": NUM_SAMPLES}
             for worker in workers.values():
                 worker.ask(**request)
-            flops = peers.likelihood_flops(peers.SIZES, NUM_SAMPLES) * len(x)
+            flops = peers.likelihood_flops(sizes, NUM_SAMPLES) * len(x)
             for name, values in turns(workers, request, flops, 5).items():
                 values["images_per_second"] = len(x) / values["seconds"]
                 found[name]["log_likelihood"] = values
         for worker in workers.values():
             worker.close()
-    for name, (env, module, variant) in CONTENDERS.items():
-        runs = [first_step(pythons[env], module, variant, files["data"], folder / f"cache{i}") for i in range(2)]
-        found[name]["first_step"] = min(runs, key=lambda run: run["first_step"])
     return found
 
 
@@ -291,19 +304,25 @@ print(json.dumps(found))
 
 def table(found):
     """The side-by-side numbers in Markdown."""
-    lines = [
-        "| | images/s, batch 128 | of limit | images/s, batch 64 | of limit | log-likelihood (S = 100), images/s "
-        "| of limit | tracing, s | first step, s | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    timed = {
+        "training_128": "images/s, batch 128",
+        "training_64": "images/s, batch 64",
+        "log_likelihood": f"log-likelihood (S = {NUM_SAMPLES}), images/s",
+    }
+    timed = {part: title for part, title in timed.items() if part in found["tf_ldiaf"]}
+    has_first_step = "first_step" in found["tf_ldiaf"]
+    titles = ["", *(cell for title in timed.values() for cell in (title, "of limit"))]
+    titles += ["tracing, s", "first step, s"] * has_first_step + ["peak MiB"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, values in found.items():
-        cells = []
-        for part in ("training_128", "training_64", "log_likelihood"):
+        cells = [name]
+        for part in timed:
             cells += [f"{values[part]['images_per_second']:,.0f}", f"{values[part]['fraction']:.0%}"]
-        first = values["first_step"]
-        cells += [f"{first['tracing'] - first['build']:.1f}" if "tracing" in first else "-"]
-        cells += [f"{first['first_step']:.1f}", f"{values['peak_mib_training']:,.0f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        if has_first_step:
+            first = values["first_step"]
+            cells += [f"{first['tracing'] - first['build']:.1f}" if "tracing" in first else "-"]
+            cells += [f"{first['first_step']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} | {values['peak_mib_training']:,.0f} |")
     return "\n".join(lines)
 
 
@@ -319,9 +338,8 @@ def main():
     parser.add_argument("--jax", default="", help="Python of an environment with jax, optax and numpy.")
     parser.add_argument("--before", default="", help="Another checkout.")
     parser.add_argument("--data_dir", default="", help="Where TFDS keeps its mnist.")
-    parser.add_argument(
-        "--parts", default="side_by_side,command,inputs,memory,growth", help="Which parts, separated by commas."
-    )
+    default = "side_by_side,convolutions,command,inputs,memory,growth"
+    parser.add_argument("--parts", default=default, help="Which parts, separated by commas.")
     parser.add_argument("--out", default=str(REPO / "benchmarks" / "results" / "speed.json"))
     arguments = parser.parse_args()
     if not arguments.before and not (arguments.torch and arguments.jax):
@@ -333,6 +351,7 @@ def main():
         folder = pathlib.Path(scratch)
         parts = {
             "side_by_side": lambda: side_by_side(pythons, folder),
+            "convolutions": lambda: convolutions(pythons, folder),
             "command": lambda: command(pythons, folder, arguments.data_dir),
             "inputs": lambda: inputs(pythons),
             "memory": lambda: memory(pythons, folder),
@@ -345,7 +364,8 @@ def main():
             results["machine"] = machine() | {"matrix_product_gflops": statistics.median(rates) / 1e9}
             out.parent.mkdir(exist_ok=True)
             out.write_text(json.dumps(results, indent=1))
-            print(table(results[part]) if part == "side_by_side" else json.dumps(results[part], indent=1), flush=True)
+            is_table = part in ("side_by_side", "convolutions")
+            print(table(results[part]) if is_table else json.dumps(results[part], indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,20 @@ def test_contenders_share_one_elbo_for_equal_weights_and_noise(num_nodes, node_d
         assert s.max() > 0.99
 
 
+@pytest.mark.parametrize("channels", [[0, 2, 3], [2, 0, 3], [3]])
+def test_contenders_share_one_elbo_with_residual_convolutions(channels):
+    from benchmarks import peer_tf_ldiaf
+
+    sizes = peers.CONVOLUTIONS | {"num_pixels": 64, "channels": channels, "encoder_units": [8], "decoder_units": [8]}
+    sizes |= {"num_nodes": 2, "node_dim": 3, "num_flow_steps": 0, "node_units": [4]}
+    weights = oracle.perturbed(peers.init(sizes, 0), 1)
+    rng = np.random.default_rng(2)
+    x, eps = rng.integers(0, 2, (8, 64)).astype("uint8"), rng.normal(size=(2, 8, 3))
+    contender = peer_tf_ldiaf.Contender(sizes, weights, 8, "launch")
+    expected, _ = oracle.elbo(sizes, weights, x, eps)
+    np.testing.assert_allclose(contender.elbo(x, eps), expected, rtol=2e-5)
+
+
 def test_flops_are_those_of_the_matrix_products_counted_by_hand():
     sizes = peers.SIZES | {"num_pixels": 10, "num_nodes": 2, "node_dim": 3, "num_flow_steps": 1, "encoder_units": [7]}
     sizes |= {"decoder_units": [5], "node_units": [4], "flow_units": [6], "context_dim": 2}
@@ -32,6 +46,18 @@ def test_flops_are_those_of_the_matrix_products_counted_by_hand():
     top_down, flows, decoder = 3 * 4 + 4 * 6, 2 * (3 * 6 + 6 * 6), 6 * 5 + 5 * 10
     once, per_draw = encoder + bottom_up + context, top_down + flows + decoder
     assert peers.training_flops(sizes) == 2 * (3 * (once + per_draw) - encoder)
+    assert peers.likelihood_flops(sizes, 9) == 2 * (once + 9 * per_draw)
+
+
+def test_flops_of_convolutions_are_those_counted_by_hand():
+    sizes = peers.SIZES | {"num_pixels": 64, "num_nodes": 1, "node_dim": 3, "num_flow_steps": 0, "encoder_units": [7]}
+    sizes |= {"decoder_units": [5], "node_units": [4], "channels": [2, 3], "residual_blocks": 1}
+    full, half = 64 * 2 * (9 * 2 * 2), 16 * 2 * (9 * 3 * 3)  # two convolutions of 3 x 3 in each block
+    first, to_half, features = 64 * 9 * 2, 16 * 4 * 2 * 3, 4 * 4 * 3
+    once = first + full + to_half + half + features * 7 + (7 * 4 + 4 * 6)
+    from_half, to_image = 16 * 4 * 3 * 2, 64 * 2
+    per_draw = 3 * 5 + 5 * features + half + from_half + full + to_image
+    assert peers.training_flops(sizes) == 2 * (3 * (once + per_draw) - first)
     assert peers.likelihood_flops(sizes, 9) == 2 * (once + 9 * per_draw)
 
 
