@@ -87,7 +87,7 @@ def turns(workers, request, flops, rounds):
 
 def side_by_side(pythons, folder):
     """Training, likelihood and first step of every contender."""
-    found = compared(pythons, folder, CONTENDERS, peers.SIZES, (128, 64), STEPS)
+    found = compared(pythons, folder, CONTENDERS, peers.SIZES, (128, 64), STEPS, NUM_SAMPLES)
     for name, (env, module, variant) in CONTENDERS.items():
         runs = [first_step(pythons[env], module, variant, folder / "data.npy", folder / f"cache{i}") for i in range(2)]
         found[name]["first_step"] = min(runs, key=lambda run: run["first_step"])
@@ -95,14 +95,14 @@ def side_by_side(pythons, folder):
 
 
 def convolutions(pythons, folder):
-    """Training and likelihood with residual convolutions, beside PyTorch's."""
+    """Training with residual convolutions, beside PyTorch's."""
     names = ("tf_ldiaf", "PyTorch eager", "PyTorch compile")
     contenders = {name: CONTENDERS[name] for name in names}
-    return compared(pythons, folder, contenders, peers.CONVOLUTIONS, (128,), STEPS // 2)
+    return compared(pythons, folder, contenders, peers.CONVOLUTIONS, (128,), STEPS // 2, num_samples=0)
 
 
-def compared(pythons, folder, contenders, sizes, batch_sizes, steps):
-    """Training at each batch size, and the likelihood, of contenders that have agreed with the oracle on the ELBO."""
+def compared(pythons, folder, contenders, sizes, batch_sizes, steps, num_samples):
+    """Training, and the likelihood unless `num_samples` is 0, of contenders that agree with the oracle on the ELBO."""
     rng = np.random.default_rng(0)
     files = {name: str(folder / f"{name}.npy") for name in ("data", "x", "eps", "out")}
     weights = oracle.perturbed(peers.init(sizes, 0), 1)
@@ -133,10 +133,11 @@ def compared(pythons, folder, contenders, sizes, batch_sizes, steps):
         if batch_size == 128:
             for name, worker in workers.items():
                 found[name]["peak_mib_training"] = worker.ask(do="memory")["peak_mib"]
-            request = {"do": "log_likelihood", "x": files["x"], "num_samples": NUM_SAMPLES}
+        if batch_size == 128 and num_samples:
+            request = {"do": "log_likelihood", "x": files["x"], "num_samples": num_samples}
             for worker in workers.values():
                 worker.ask(**request)
-            flops = peers.likelihood_flops(sizes, NUM_SAMPLES) * len(x)
+            flops = peers.likelihood_flops(sizes, num_samples) * len(x)
             for name, values in turns(workers, request, flops, 5).items():
                 values["images_per_second"] = len(x) / values["seconds"]
                 found[name]["log_likelihood"] = values
