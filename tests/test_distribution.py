@@ -19,27 +19,33 @@ from tests.test_cli import command, environment
 from tf_ldiaf.results import checkpoints
 from tf_ldiaf.results.run_folder import RunFolder
 
-# Everything that is drawn, averaged, decayed or counted: 50 steps, and 145 images for validation.
-SETTINGS = """
---num_nodes=2
+# Everything that is drawn, averaged, decayed or counted: ten steps an epoch, and 145 images for validation.
+ONE_NODE = """
+--method=vae
 --node_dim=2
 --encoder_units=8
 --decoder_units=8
 --node_units=8
---flow_units=8,8
---context_dim=4
 --dataset=digits
 --binarization=dynamic
 --limit_train=320
 --validation_fraction=0.1008
 --batch_size=32
---structure_epochs=2
---epochs=3
+--epochs=2
 --kl_warmup_epochs=2
 --optimizer=adamw
 --weight_decay=0.1
 --ema_decay=0.9
 --nojit_compile
+"""
+# And a graph, which is learned before.
+SETTINGS = ONE_NODE + """
+--method=ldiaf
+--num_nodes=2
+--flow_units=8,8
+--context_dim=4
+--structure_epochs=2
+--epochs=3
 """
 # They stand for GPUs, and must be there before TensorFlow first looks.
 LOGICAL_DEVICES = """
@@ -111,10 +117,9 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def final(tmp_path_factory):
-    """The same of a final phase alone."""
-    settings = SETTINGS.replace("--structure_epochs=2", "--edges=all").replace("--epochs=3", "--epochs=2")
-    return run_of_one_device(tmp_path_factory.mktemp("final"), settings)
+def single(tmp_path_factory):
+    """The same of one node."""
+    return run_of_one_device(tmp_path_factory.mktemp("single"), ONE_NODE)
 
 
 def run_of_one_device(place, settings):
@@ -184,13 +189,13 @@ def test_workers_train_both_phases_like_one(num, whole, tmp_path):
     assert_same(tmp_path / "run", whole, TOLERANCE)
 
 
-def test_workers_train_like_one_and_only_the_chief_speaks_and_writes(final, tmp_path):
-    found = end(start_workers(2, tmp_path / "run", f"--flagfile={final.parent / 'settings.cfg'}"))
+def test_workers_train_like_one_and_only_the_chief_speaks_and_writes(single, tmp_path):
+    found = end(start_workers(2, tmp_path / "run", f"--flagfile={single.parent / 'settings.cfg'}"))
     assert [code for code, _, _ in found] == [0, 0], found
     assert "Best validation ELBO" in found[0][1]
     assert found[1][1] == ""
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]
-    assert_same(tmp_path / "run", final, TOLERANCE, num_epochs=2)
+    assert_same(tmp_path / "run", single, TOLERANCE, num_epochs=2)
 
 
 @pytest.mark.long

@@ -17,11 +17,11 @@ GREY = np.random.default_rng(1).integers(0, 256, (40, 4, 4)).astype("uint8")
 
 
 def make(optimizer="adam", channels=(), **compiled):
-    """A small model, the same at every call; a convolutional one has flows, too."""
+    """A small model, the same at every call; a convolutional one has an edge and flows, too."""
     keras.utils.set_random_seed(0)
     small = {"encoder_units": [8], "decoder_units": [8], "node_units": [8], "flow_units": [8], "context_dim": 2}
-    num_flow_steps = 1 if channels else 0
-    model = LDIAF(num_nodes=2, node_dim=2, num_flow_steps=num_flow_steps, edges=[(2, 1)], channels=channels, **small)
+    graph = {"num_nodes": 2, "edges": [(2, 1)], "num_flow_steps": 1} if channels else {"num_nodes": 1}
+    model = LDIAF(node_dim=2, channels=channels, **{"edges": [], "num_flow_steps": 0} | graph, **small)
     model.compile(optimizer, **{"jit_compile": False, "kl_warmup_epochs": 0} | compiled)
     model.build((None, 4, 4))
     return model
