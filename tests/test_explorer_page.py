@@ -201,7 +201,7 @@ def test_with_a_server(process, opened, signatures, tmp_path):
     assert np.array_equal(pixels(page, "original"), example)
     assert np.allclose(pixels(page, "reconstruction"), decoded(signatures, codes), atol=0.003)
     assert re.fullmatch(
-        r"ELBO -\d+\.\d\d ± \d\.\d\d nats, log-likelihood -\d+\.\d\d ± \d\.\d\d nats, from the same 500 samples\. .*",
+        r"ELBO -\d+\.\d\d ± \d\.\d\d nats, log-likelihood -\d+\.\d\d ± \d\.\d\d nats, from the same 250 samples\. .*",
         page.inner_text("#bounds"),
     )
     # An edge below nodes that are held

@@ -15,7 +15,7 @@ from tf_ldiaf.results import pictures, sampling
 
 _NUM_SEEN = 512  # images that directions are found from
 _NUM_EXAMPLES = 24
-_NUM_COPIES = 500  # of an image whose bounds are asked for: one importance sample each
+_NUM_COPIES = 250  # of an image whose bounds are asked for: one importance sample each
 _QUESTIONS = ("sample", "encode", "log_likelihood", "decode", "resample")
 
 Answer = dict[str, typing.Any]
