@@ -39,7 +39,9 @@ ONE_NODE = """
 --nojit_compile
 """
 # And a graph, which is learned before.
-SETTINGS = ONE_NODE + """
+SETTINGS = (
+    ONE_NODE
+    + """
 --method=ldiaf
 --num_nodes=2
 --flow_units=8,8
@@ -47,6 +49,7 @@ SETTINGS = ONE_NODE + """
 --structure_epochs=2
 --epochs=3
 """
+)
 # They stand for GPUs, and must be there before TensorFlow first looks.
 LOGICAL_DEVICES = """
 import tensorflow as tf
