@@ -41,7 +41,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-NUM_KILLS = 200
+NUM_KILLS, AT_A_TIME = 200, 2
 
 
 def start(folder, *flags):
@@ -75,13 +75,21 @@ def test_a_training_killed_two_hundred_times_ends_like_an_uninterrupted_one(tmp_
     whole = start(tmp_path / "whole", *FLAGS)
     _, errors = ended(whole)
     assert whole.returncode == 0, errors
-    moments, kills, runs = random.Random(0), 0, 0
-    while kills < NUM_KILLS:
-        kills += killed_run(tmp_path / f"killed_{runs}", moments, NUM_KILLS - kills)
-        assert_same_run(RunFolder(tmp_path / f"killed_{runs}"), RunFolder(tmp_path / "whole"))
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        for found in [pool.submit(killed_runs, tmp_path, i, NUM_KILLS // AT_A_TIME) for i in range(AT_A_TIME)]:
+            found.result()
+
+
+def killed_runs(tmp_path, seed, num_kills):
+    """Run after run until there were so many kills; each must end like the whole one."""
+    moments, kills, runs = random.Random(seed), 0, 0
+    while kills < num_kills:
+        folder = tmp_path / f"killed_{seed}_{runs}"
+        kills += killed_run(folder, moments, num_kills - kills)
+        assert_same_run(RunFolder(folder), RunFolder(tmp_path / "whole"))
         runs += 1
     print(f"{kills} kills in {runs} runs.")
-    assert kills == NUM_KILLS
+    assert kills == num_kills
 
 
 def killed_run(folder, moments, most_kills):
