@@ -76,7 +76,7 @@ def trained():
 def test_the_edge_that_was_built_in_is_the_one_that_is_worth_something(trained):
     model, x = trained
     before = [weight.numpy() for weight in model.weights]
-    found = structure.edge_worth(model, x[:5000], x[5000:], num_steps=200, batch_size=64, jit_compile=False)
+    found = structure.edge_worth(model, x[:5000], x[5000:], num_steps=80, batch_size=64, jit_compile=False)
     assert found.nats[1, 2] > max(0.2, 5 * found.stderr[1, 2])
     assert (abs(found.nats[0, 1:]) < 0.03).all()
     for weight, was in zip(model.weights, before, strict=True):
