@@ -103,7 +103,7 @@ def test_npz_bombs(num_bytes, place, output):
     assert "quarter of this machine's memory" in refusal(["train", "--dataset=data.npz"], place, output)
 
 
-@pytest.mark.parametrize("write", NPZ[:3] + NPZ[-3:])
+@pytest.mark.parametrize("write", NPZ[:12:4] + NPZ[-3:])
 def test_npz_to_reconstruct(write, place, output):
     write(place / "data.npz")
     refusal(

@@ -78,12 +78,13 @@ def wrong_values(field):
     return wrong if kind is float else [*wrong, "1.5", "9" * 40]
 
 
-# One flag of each type is given everything that is wrong, the others two of it.
+# One flag of each type is given everything that is wrong, the others what their own bounds and choices refuse.
 ONE_OF_A_TYPE = {f.type: f.name for f in reversed(dataclasses.fields(Config))}.values()
 FLAGS = [
     (f.name, value)
     for f in dataclasses.fields(Config)
-    for value in wrong_values(f)[: None if f.name in ONE_OF_A_TYPE else 2]
+    for value in wrong_values(f)
+    if f.name in ONE_OF_A_TYPE or f.metadata["choices"] or value in ("x", "-1", "nan", "2")
 ]
 
 

@@ -12,7 +12,7 @@ from tf_ldiaf.errors import DataError
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "model"
-    model = make(channels=[2, 3])  # which has an edge and flows
+    model = make(channels=[2, 3])  # a convolutional one has an edge and flows
     model.export(folder)
     return model, tf.saved_model.load(folder)
 
@@ -59,9 +59,9 @@ def test_a_saved_model_resamples_like_the_model(keep, served):
     np.testing.assert_array_equal(loaded.adjacency, model.gates.adjacency())
     for edges in (adjacency, ~adjacency):
         ours = model.resample(z, keep, 7, edges)
-        answers = [loaded.resample(z, keep, edges, seed) for seed in (7, tf.constant(7), tf.constant(7, tf.int64))]
-        answers.append(loaded.signatures["resample"](latents=z, keep=keep, adjacency=edges, seed=tf.constant(7)))
-        for theirs in answers:
+        replies = [loaded.resample(z, keep, edges, seed) for seed in (7, tf.constant(7), tf.constant(7, tf.int64))]
+        replies.append(loaded.signatures["resample"](latents=z, keep=keep, adjacency=edges, seed=tf.constant(7)))
+        for theirs in replies:
             np.testing.assert_allclose(theirs["latents"], ours["latents"], atol=1e-5)
             np.testing.assert_allclose(theirs["probs"], ours["probs"], atol=1e-5)
     assert (ours["latents"].numpy() != model.resample(z, keep, 7)["latents"].numpy()).any()
