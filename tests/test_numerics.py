@@ -109,7 +109,7 @@ def test_the_log_likelihood_in_float32_is_that_of_float64():
 
 
 @pytest.mark.parametrize("part", ["bottom_up", "top_down"])
-@pytest.mark.parametrize("raw_scale", [-80.0, 20.0, np.exp(20.0)])
+@pytest.mark.parametrize("raw_scale", [-80.0, -20.0, 20.0, 80.0, np.exp(20.0)])
 def test_the_elbo_where_networks_give_extreme_scales(build, images, part, raw_scale):
     model = build("ldiaf")
     bias = getattr(model.graph, part).stack[-1].bias
