@@ -219,6 +219,22 @@ def test_values_say_their_range(low, high, tmp_path):
     np.testing.assert_allclose(found[1:], TRAIN[1:] / 255, atol=1e-6)
 
 
+def test_values_that_no_white_says_are_refused(tmp_path):
+    """Of scikit-learn's digits, for example, which are of 0 to 16."""
+    file = npz(tmp_path / "a.npz", train=(TRAIN // 16).astype("float64"))
+    with pytest.raises(DataError, match=r"others that `value_range` names\. Received: train with 0 to 15\."):
+        data.load(file)
+    np.testing.assert_allclose(data.load(file, value_range=(0, 15))["train"], TRAIN // 16 / 15, atol=1e-6)
+
+
+def test_images_in_columns_are_those_of_matlab(tmp_path):
+    columns = TRAIN[:, :6].reshape(30, 36).T
+    np.testing.assert_array_equal(data.load(mat5(tmp_path / "a.mat", X=columns))["train"], TRAIN[:, :6])
+    np.testing.assert_array_equal(data.load(mat5(tmp_path / "b.mat", X=columns.T))["train"], TRAIN[:, :6])
+    with pytest.raises(DataError, match=r"which axis has the images, .* whose X is \[36, 25\]"):
+        data.load(mat5(tmp_path / "c.mat", X=columns[:, :25]))
+
+
 def test_other_ranges_and_arrays_are_named(tmp_path):
     file = npz(tmp_path / "a.npz", one=TRAIN * 16.0 - 50, other=TRAIN)
     with pytest.raises(DataError, match=r"`arrays` must say which.*one \[30, 8, 6\], other \[30, 8, 6\]"):

@@ -145,6 +145,15 @@ def test_runs_side_by_side_show_what_differs_and_what_came_out(runs):
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
+def test_numbers_of_earlier_weights_are_not_shown(runs):
+    folder = runs("a", METRICS.replace("{", '{"best_checksum": 1, '))
+    folder.best.parent.mkdir()
+    folder.best.write_bytes(b"others")
+    assert comparison.table([folder, runs("b")]).count("not evaluated") == 6
+    folder.metrics_file.write_text(METRICS.replace("{", f'{{"best_checksum": {folder.best_checksum()}, '))
+    assert comparison.table([folder, runs("c")]).count("not evaluated") == 3
+
+
 def test_a_setting_that_a_method_has_no_use_for_is_a_dash(runs):
     table = comparison.table([runs("a", method="graph_vae"), runs("b", flow_units=(8, 8))])
     found = {name.strip(): [value.strip() for value in values] for name, *values in
@@ -159,6 +168,10 @@ def test_runs_of_other_images_do_not_compare(runs):
         comparison.table([ours, theirs])
     with pytest.raises(ConfigError, match=r"digits .* with other test images"):
         comparison.table([runs("d", test_checksum=1), runs("e", test_checksum=2)])
+    with pytest.raises(ConfigError, match=r"digits .* with another image_size"):
+        comparison.table(
+            [runs("f", dataset="digits", image_size=(8, 8)), runs("g", dataset="digits", image_size=(4, 4))]
+        )
     with pytest.raises(ConfigError, match="threshold"):
         comparison.histories([ours, runs("c", dataset="digits", binarization="dynamic")])
 

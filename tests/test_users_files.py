@@ -129,22 +129,33 @@ NAMES = [
     ("train", "val", "test"), ("training", "validation", "testing"), ("Train", "Valid", "Test"),
     ("x_train", "x_dev", "x_test"), ("X_train", "X_val", "X_test"), ("train_images", "val_images", "test_images"),
     ("xTrain", "xVal", "xTest"), ("images-train", "images-dev", "images-test"), ("TRAIN", "VAL", "TEST"),
+    ("trainX", "valX", "testX"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("names", NAMES)
-@pytest.mark.parametrize("kind", ["npz", "folders"])
+@pytest.mark.parametrize("kind", ["npz", "npy", "folders", "links"])
 def test_every_usual_name_of_a_set_is_known(names, kind, tmp_path):
     sets = dict(zip(names, (X, X[:9], X[:20]), strict=True))
     if kind == "npz":
         np.savez(tmp_path / "data.npz", **sets, y_train=np.arange(64), labels_test=np.arange(20), val_target=X[:9])
         dataset = tmp_path / "data.npz"
-    else:
-        dataset = tmp_path
+    elif kind == "npy":
+        dataset = tmp_path / f"{names[0]}.npy"
         for name, images in sets.items():
-            (tmp_path / name).mkdir()
+            np.save(tmp_path / f"{name}.npy", images)
+    else:
+        dataset, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+        for name, images in sets.items():
+            folder = (elsewhere if kind == "links" else dataset) / name
+            folder.mkdir(parents=True)
             for i, image in enumerate(images):
-                Image.fromarray(image * 255).save(tmp_path / name / f"{i:02}.png")
+                Image.fromarray(image * 255).save(folder / f"{i:02}.png")
+        if kind == "links":
+            dataset.mkdir()
+            for name in sets:
+                (dataset / name).symlink_to(elsewhere / name)
+            (elsewhere / names[0] / "round").symlink_to(elsewhere / names[0])  # a folder that holds itself
     config = Config(dataset=dataset)
     images = data.load_training(config, seed=0)
     np.testing.assert_array_equal(images.train, X)
@@ -185,7 +196,7 @@ def test_a_name_that_means_two_sets_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "words"),
-    [(np.zeros((9, 4, 4)), "all black"), (np.full((9, 4, 4), 60, "uint8"), "all black"), (X + 200, "all white")],
+    [(np.zeros((9, 4, 4)), "all black"), (np.full((9, 4, 4), 0.3), "all black"), (X + 200, "all white")],
 )
 def test_images_that_are_all_of_one_colour_are_refused(train, words, tmp_path):
     np.savez(tmp_path / "a.npz", train=train)

@@ -49,9 +49,21 @@ def open_folder(path: pathlib.Path, reading: Reading) -> dict[str, Source]:
 def names_in(path: pathlib.Path) -> list[str]:
     """The files in a folder and in those below it."""
     try:
-        return [str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()]
+        return [str(file.relative_to(path)) for file in sorted(_files_below(path, ()))]
     except OSError as error:
-        raise DataError(f"`dataset` must be a folder that can be read. Received: {path} ({error.strerror}).") from None
+        name = error.filename or path
+        raise DataError(f"`dataset` must be a folder that can be read. Received: {name} ({error.strerror}).") from None
+
+
+def _files_below(path, seen):
+    """The files in a folder and in those below it, linked ones too; a folder that holds itself is entered once."""
+    seen = {*seen, path.resolve()}
+    for entry in path.iterdir():
+        if entry.is_dir():
+            if entry.resolve() not in seen:
+                yield from _files_below(entry, seen)
+        elif entry.is_file():
+            yield entry
 
 
 def open_archive(path: pathlib.Path, reading: Reading) -> dict[str, Source]:

@@ -113,7 +113,8 @@ def _of_file(path, settings):
 
 def _of_folder(path, settings):
     """Pictures; or files of arrays whose names say the set, such as MNIST's four; or Parquet files."""
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    files = [path / name for name in pictures.names_in(path)]
+    files = [file for file in files if not file.name.startswith(".")]
     reading = _reading(settings)
     is_parquet = [file for file in files if file.suffix == ".parquet"]
     if is_parquet:
@@ -134,7 +135,7 @@ def _siblings(path):
     """The files beside `path`, and itself, whose names differ from its own in the word for a set alone."""
 
     def rest(name):
-        return re.sub(r"(?i)(?<![a-z])(training|train|validation|valid|val|dev|testing|test|t10k)(?![a-z])", "*", name)
+        return re.sub(splits.WORD, "*", name)
 
     if not splits.set_named(path.name):
         return [path]

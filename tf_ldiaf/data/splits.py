@@ -11,6 +11,13 @@ from tf_ldiaf.errors import DataError
 
 _WORDS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid"}
 _WORDS |= {"dev": "valid", "test": "test", "testing": "test", "t10k": "test"}
+# One of them in a name: test-images, xTest, testX, TEST_X.
+WORD = re.compile(
+    "|".join(
+        rf"(?<![A-Za-z])[xX]?(?:{word}|{word.capitalize()}|{word.upper()})(?![a-z])|(?<=[a-z]){word.capitalize()}(?![a-z])"
+        for word in sorted(_WORDS, key=len, reverse=True)
+    )
+)
 _LABELS = {"y", "label", "labels", "target", "targets", "class", "classes"}
 _MANY = 16  # a row of fewer numbers is no picture, unless its name says so
 

@@ -141,6 +141,8 @@ class LDIAF(Questions):
 
     def build(self, input_shape) -> None:
         self.image_shape = tuple(input_shape[1:])
+        if len(self.image_shape) == 3 and self.image_shape[0] in (1, 3, 4) and self.image_shape[2] > 4:
+            raise ValueError(f"x must have its channels last, [B, H, W, C]. Received: images of {self.image_shape}.")
         self.num_dims = math.prod(self.image_shape)
         grid, _ = grid_and_channels(self.image_shape)
         numbers = self.likelihood_layer.numbers_per_pixel(self.image_shape)

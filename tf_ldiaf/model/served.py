@@ -45,7 +45,8 @@ class ServedModel(tf.Module):
 
     def __init__(self, model: typing.Any):
         super().__init__()
-        self.weights = [*(variable.value for variable in model.variables), model.gates.open]
+        fixed_gates = [] if model.gates.fixed is None else [model.gates.open]
+        self.weights = [*(variable.value for variable in model.variables), *fixed_gates]
         self.num_values = tf.Variable(model.num_values, trainable=False)
         self.adjacency = tf.Variable(model.gates.adjacency(), trainable=False)
         is_dense = not (model.own_decoder or model.is_additive or model.channels)

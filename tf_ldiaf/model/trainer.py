@@ -92,7 +92,17 @@ class Trainer(Fitted):
             **{"structure_epochs": structure_epochs, "final_temperature": final_temperature},
             on_nonfinite=on_nonfinite,
         )
+        for name in {"loss", "loss_weights", "metrics", "weighted_metrics"} & kwargs.keys():
+            if kwargs[name] is not None:
+                raise ValueError(f"{name} must be None: the loss is -ELBO, in nats. Received: {kwargs[name]}.")
         optimizer = typing.cast(keras.optimizers.Optimizer, keras.optimizers.get(optimizer))
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor:
+            raise ValueError(f"optimizer must not scale the loss, which is float32. Received: {optimizer.name}.")
+        if optimizer.gradient_accumulation_steps:
+            raise ValueError(
+                "optimizer must learn at every step: the draws follow its count of steps. "
+                f"Received: {optimizer.name} with gradient_accumulation_steps={optimizer.gradient_accumulation_steps}."
+            )
         if not optimizer.built:
             # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
             optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias", "component"])

@@ -90,7 +90,8 @@ def evaluate(
     print(data.described(config, images), flush=True)
     checkpoints.check_image_shape(model.image_shape, images.shape[1:], config.dataset)
     train = _training_images(config, images) if edge_worth else None
-    stand = zlib.crc32(np.ascontiguousarray(images).data), zlib.crc32(folder.best.read_bytes())
+    best_checksum = folder.best_checksum()
+    stand = zlib.crc32(np.ascontiguousarray(images).data), best_checksum
     distribution.check_agreement(strategy, repr((num_importance_samples, batch_size, seed, *stand)))
     values = per_image(model, images, num_importance_samples, batch_size, seed, strategy, config.jit_compile)
     active = ActiveUnits((model.num_nodes, model.node_dim))
@@ -122,6 +123,7 @@ def evaluate(
         "likelihood": config.likelihood,
         "binarization": config.binarization,
         "method": config.method,
+        "best_checksum": best_checksum,
     }
 
 

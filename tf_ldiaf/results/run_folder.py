@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import typing
+import zlib
 from collections.abc import Iterator, Sequence
 
 from tf_ldiaf import paths
@@ -270,7 +271,16 @@ class RunFolder:
         return gates
 
     def read_metrics(self) -> dict:
-        return self._read_json(self.metrics_file)
+        """What `evaluate` found of the best weights; nothing if it was not run, or if these have changed since."""
+        if not self.metrics_file.is_file():
+            return {}
+        metrics = self._read_json(self.metrics_file)
+        theirs = metrics.get("best_checksum") if isinstance(metrics, dict) else None
+        return metrics if theirs in (None, self.best_checksum()) else {}
+
+    def best_checksum(self) -> int | None:
+        """Of the file of the best weights; None without one."""
+        return zlib.crc32(self.best.read_bytes()) if self.best.is_file() else None
 
     def read_info(self) -> dict:
         """All of config.json: settings, versions, git commit."""

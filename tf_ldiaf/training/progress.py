@@ -93,7 +93,7 @@ class ProgressLines(keras.callbacks.Callback):
         return _LINE.format(
             self.phase,
             f"{epoch + 1}/{self.params['epochs']}",
-            *(f"{row[name]:,.2f}" for name in ("elbo", "val_elbo", "val_kl")),
+            *(f"{row[name]:.2f}" for name in ("elbo", "val_elbo", "val_kl")),
             f"{sum(value >= DEAD for value in kl)}/{len(kl)}",
             f"{row['images_per_second']:,.0f}",
             elapsed,
