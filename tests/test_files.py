@@ -231,8 +231,8 @@ def test_images_in_columns_are_those_of_matlab(tmp_path):
     columns = TRAIN[:, :6].reshape(30, 36).T
     np.testing.assert_array_equal(data.load(mat5(tmp_path / "a.mat", X=columns))["train"], TRAIN[:, :6])
     np.testing.assert_array_equal(data.load(mat5(tmp_path / "b.mat", X=columns.T))["train"], TRAIN[:, :6])
-    with pytest.raises(DataError, match=r"which axis has the images, .* whose X is \[36, 25\]"):
-        data.load(mat5(tmp_path / "c.mat", X=columns[:, :25]))
+    both = columns[:, :25].T  # 25 and 36 are squares: rows are images
+    np.testing.assert_array_equal(data.load(mat5(tmp_path / "c.mat", X=both))["train"], TRAIN[:25, :6])
 
 
 def test_other_ranges_and_arrays_are_named(tmp_path):
@@ -330,6 +330,22 @@ def test_images_to_reconstruct_may_be_of_any_kind(name, tmp_path):
         "a.npy": lambda: save(tmp_path / name, npy(TRAIN[:1])),
     }
     np.testing.assert_array_equal(data.read_images(write[name]()), TRAIN[:1] > 127)
+
+
+def test_linked_folders_are_entered_and_one_that_is_there_twice_is_refused(tmp_path):
+    for name, x in (("train", TRAIN), ("test", TEST)):
+        (tmp_path / "disk" / name).mkdir(parents=True)
+        pictures(tmp_path / "disk" / name, x)
+        (tmp_path / "data" / ".trash").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "train" / "round").symlink_to(tmp_path / "disk" / "train")
+    (tmp_path / "data" / ".trash" / "test").symlink_to(tmp_path / "disk" / "test")  # hidden
+    found = data.load(tmp_path / "data")
+    np.testing.assert_array_equal(found["train"], TRAIN)
+    np.testing.assert_array_equal(found["test"], TEST)
+    (tmp_path / "data" / "latest").symlink_to(tmp_path / "disk" / "test")
+    with pytest.raises(DataError, match=r"each folder once\. Received: .*, which is .*"):
+        data.load(tmp_path / "data")
 
 
 def test_a_data_set_that_tfds_prepared_is_opened_by_its_path(tmp_path):

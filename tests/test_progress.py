@@ -59,7 +59,7 @@ def test_a_line_has_what_came_out_and_what_time_is_left(now, capsys):
     trained(now, epochs=3, epochs_after=1.5)
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["phase", "epoch", "train", "valid", "KL", "live", "images/s", "elapsed", "left"]
-    values = ["-1,234.57", "-80.13", "12.30", "1/2", "18,201"]
+    values = ["-1234.57", "-80.13", "12.30", "1/2", "18,201"]
     # An epoch takes 8 seconds. What is compiled is not counted on.
     assert lines[0].split() == ["final", "1/3", *values, "0:23", "0:28"]
     assert lines[1].split() == ["final", "2/3", *values, "0:31", "0:20"]
@@ -88,7 +88,7 @@ def test_a_terminal_gets_every_line_and_its_cursor_back(now, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     trained(now, epochs=20, seconds=0.3)
     shown = screen.getvalue()
-    assert len(re.findall(r"final +\d+/20 +-1,234.57", shown)) == 20
+    assert len(re.findall(r"final +\d+/20 +-1234.57", shown)) == 20
     hidden, back = shown.rfind("\x1b[?25l"), shown.find("\x1b[?25h")
     assert hidden < back < shown.find("final ")  # from the first line on
 

@@ -119,7 +119,7 @@ def quiet_tensorflow() -> Iterator[stopping.Request]:
     # XLA calls it an error that a kept program is not text, and that it names features which processors do not list.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_gpu else "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # Convolutions are faster with it. Without AVX-512 TensorFlow leaves it off.
+    # Convolutions are faster with it. On older processors TensorFlow leaves it off.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     compiled_programs.keep()
     sys.stderr.flush()

@@ -9,7 +9,7 @@ import numpy as np
 from tf_ldiaf.errors import DataError
 
 _RANGES = {(0, 1): "0 to 1", (0, 255): "0 to 255", (-1, 1): "-1 to 1"}
-_DARKEST_WHITE = 128  # of images in 0-255 at least one pixel is as bright; values of 0-16 are no dark images
+_DARKEST_WHITE = 128  # other numbers than bytes must be as bright, to be in 0-255; those of 0-16 are no dark images
 _SMALLEST_PACKED = 32  # bytes in a row of bits: of 16 x 16 pixels
 _MANY = 4  # an array [H, H, n] with so many times more images than rows is no array of wide images
 
@@ -108,7 +108,7 @@ def _range(name, x, flag):
             return 0, 1
         if -1 <= low <= -0.5 and high <= 1:
             return -1, 1
-        if low >= 0 and _DARKEST_WHITE <= high <= 255:
+        if low >= 0 and (2 if x.dtype == "uint8" else _DARKEST_WHITE) <= high <= 255:
             return 0, 255
     found = f"{low:g} to {high:g}" if np.isfinite(x).all() else "NaN or infinity"
     raise DataError(

@@ -37,18 +37,14 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
     x = hdf5.read(path, name).T if is_hdf5(path) else _asked(path, scipy.io.loadmat, variable_names=[name])[name]
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif":
         raise DataError(f"`dataset` must have arrays of numbers. Received: {path}, whose {name} is not one.")
-    if x.ndim == 2 and all(map(_is_picture, x.shape)):
-        raise DataError(
-            f"`dataset` must say which axis has the images, and both sides of an array are squares. Received: {path}, "
-            f"whose {name} is {list(x.shape)}; as .npz of [n, H, W] it is read."
-        )
     return np.moveaxis(x, -1, 0) if _images_first(x.shape)[1] else x
 
 
 def _images_first(shape):
     """The shape with the axis of the images first, and whether it was the last one."""
     is_last = len(shape) in (3, 4) and shape[-1] > max(shape[:2])
-    is_last |= len(shape) == 2 and _is_picture(shape[0]) and not _is_picture(shape[1])
+    if len(shape) == 2:  # a row of numbers may end with a label
+        is_last = _is_picture(shape[0]) and not _is_picture(shape[1]) and not _is_picture(shape[1] - 1)
     return ((shape[-1], *shape[:-1]) if is_last else tuple(shape)), is_last
 
 

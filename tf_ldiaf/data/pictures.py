@@ -23,7 +23,7 @@ from tf_ldiaf.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")  # Pillow knows more, and starts other programs for some
 _ENDINGS = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
-_FOREIGN = {"__MACOSX", "@eaDir"}
+_FOREIGN = {"__MACOSX", "@eaDir", "lost+found"}
 _THREADS, _PIECE = 4, 256
 _SMALL = 10_000  # bytes of a file: of smaller ones Python's part is the larger, and threads wait for each other
 _MANY = 4 * _PIECE  # pictures whose reading takes long enough for a bar
@@ -49,19 +49,24 @@ def open_folder(path: pathlib.Path, reading: Reading) -> dict[str, Source]:
 def names_in(path: pathlib.Path) -> list[str]:
     """The files in a folder and in those below it."""
     try:
-        return [str(file.relative_to(path)) for file in sorted(_files_below(path, ()))]
+        return [str(file.relative_to(path)) for file in sorted(_files_below(path, set(), {}))]
     except OSError as error:
         name = error.filename or path
         raise DataError(f"`dataset` must be a folder that can be read. Received: {name} ({error.strerror}).") from None
 
 
-def _files_below(path, seen):
-    """The files in a folder and in those below it, linked ones too; a folder that holds itself is entered once."""
-    seen = {*seen, path.resolve()}
+def _files_below(path, above, entered):
+    """The files in a folder and in those below it, linked ones too. One that holds itself is not entered again."""
+    place = path.resolve()
+    if place in above:
+        return
+    if place in entered:
+        raise DataError(f"`dataset` must have each folder once. Received: {path}, which is {entered[place]}.")
+    entered[place] = path
     for entry in path.iterdir():
         if entry.is_dir():
-            if entry.resolve() not in seen:
-                yield from _files_below(entry, seen)
+            if not _is_hidden(entry.name):
+                yield from _files_below(entry, {*above, place}, entered)
         elif entry.is_file():
             yield entry
 

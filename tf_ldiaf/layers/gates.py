@@ -110,25 +110,6 @@ class Gates(Float32Layer):
                 object.__setattr__(self, "open", tf.Variable(tf.constant(self.fixed), trainable=False, name="open"))
         self.built = True
 
-    def save_own_variables(self, store) -> None:
-        super().save_own_variables(store)
-        if self.fixed is not None:
-            store["adjacency"] = self.fixed
-
-    def load_own_variables(self, store) -> None:
-        """As Keras's.
-
-        Raises:
-            ValueError: weights of a model with other edges.
-        """
-        if self.fixed is None:
-            return super().load_own_variables(store)
-        theirs = np.asarray(store["adjacency"]) if "adjacency" in store.keys() else None  # noqa: SIM118
-        if theirs is None or not np.array_equal(theirs, self.fixed):
-            edges = "gates that are learned, or of an earlier version" if theirs is None else edges_of(theirs)
-            raise ValueError(f"weights must be of a model with the edges {edges_of(self.fixed)}. Received: {edges}.")
-        return None
-
     def fix(self, edges: Sequence[tuple[int, int]]) -> None:
         """Other edges of gates that are fixed. Compiled programs go on with them.
 

@@ -55,6 +55,11 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         is_plain = isinstance(x, np.ndarray) and shuffle and all(other is None for other in others)
         if isinstance(x, np.ndarray):
             self.check_images(x, self._training_pixels)
+            if self._training_pixels == "grey" and x.dtype == "uint8" and x.max() == 1:
+                raise DataError(
+                    "`x` must be grey for `binarization=dynamic`, where 255 is white in uint8. Received: uint8 of 0 "
+                    "and 1; as float, or with `binarization=none`, they are black and white."
+                )
         self._make_variables(x)
         if is_plain and validation_split and validation_data is None:
             num = int(len(x) * (1.0 - validation_split))
@@ -64,11 +69,11 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             order = {"batch_size": batch_size or 32, "seed": self.objective.seed, "epoch": self.epochs_done.value}
             x, y, batch_size, shuffle = batches.epoch_batches(x, **order), None, None, False
         callbacks = keras.tree.flatten(callbacks or [])
-        averaging = [each for each in callbacks if isinstance(each, keras.callbacks.SwapEMAWeights)]
-        if self.compiled and self.optimizer.use_ema and not averaging:
-            averaging = [keras.callbacks.SwapEMAWeights()]
+        averages = any(isinstance(each, keras.callbacks.SwapEMAWeights) for each in callbacks)
+        is_missing = self.compiled and self.optimizer.use_ema and not averages
+        averaging = [keras.callbacks.SwapEMAWeights()] if is_missing else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        callbacks = [EpochSchedules(), *(each for each in callbacks if each not in averaging), Watch(), *averaging]
+        callbacks = [EpochSchedules(), *callbacks, Watch(), *averaging]
         shuffle = shuffle and not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
         kwargs |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         try:
@@ -84,7 +89,10 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         is_known = isinstance(x, np.ndarray) or (isinstance(x, tf.TensorSpec) and bool(x.shape.rank))
         sides = tuple(x.shape[1:]) if is_known else (None,)
         if not self.built and is_known and not isinstance(x, np.ndarray) and _is_one_image(x.shape):
-            raise DataError(f"`x` must have batches of images: `x.batch(128)`. Received: elements of shape {x.shape}.")
+            raise DataError(
+                f"`x` must have batches of images: `x.batch(128)`. Received: elements of shape {x.shape}. If they are "
+                "batches, call `model.build` with their shape first."
+            )
         with self.distribute_strategy.scope():
             if not self.built and None not in sides:
                 self.build((None, *sides))
@@ -153,11 +161,6 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         pixels = pixels or self.pixels
         if not x.ndim or not len(x):
             raise DataError(f"`x` must have at least one image. Received: an array of shape {x.shape}.")
-        if pixels == "grey" and x.dtype == "uint8" and x.max() == 1:
-            raise DataError(
-                "`x` must be grey for `binarization=dynamic`, where 255 is white in uint8. Received: uint8 of 0 and 1; "
-                "as float, or with `binarization=none`, they are black and white."
-            )
         for start in range(0, len(x), _CHECKED_AT_ONCE):
             part = x[start : start + _CHECKED_AT_ONCE]
             impossible = binarization.impossible(part, pixels)
@@ -198,7 +201,8 @@ def _is_one_image(shape):
     """Whether the elements of a data set look like single images: their number in a batch is known, and their sides."""
     sides = tuple(shape)
     is_grey = len(sides) == 2 and sides[0] == sides[1]
-    return None not in sides and (len(sides) == 1 or is_grey or (len(sides) == 3 and sides[2] in (1, 3, 4)))
+    is_of_channels = len(sides) == 3 and sides[2] in (1, 3, 4) and sides[1] > 4
+    return None not in sides and (len(sides) == 1 or is_grey or is_of_channels)
 
 
 def images_of(x) -> typing.Any:

@@ -92,8 +92,8 @@ class Trainer(Fitted):
             **{"structure_epochs": structure_epochs, "final_temperature": final_temperature},
             on_nonfinite=on_nonfinite,
         )
-        for name in {"loss", "loss_weights", "metrics", "weighted_metrics"} & kwargs.keys():
-            if kwargs[name] is not None:
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name):
                 raise ValueError(f"{name} must be None: the loss is -ELBO, in nats. Received: {kwargs[name]}.")
         optimizer = typing.cast(keras.optimizers.Optimizer, keras.optimizers.get(optimizer))
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor:

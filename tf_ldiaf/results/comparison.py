@@ -9,7 +9,9 @@ from tf_ldiaf.results import pictures
 from tf_ldiaf.results.report import clock
 from tf_ldiaf.results.run_folder import RunFolder, best_row
 
-_HOW_IMAGES_ARE_READ = ("image_size", "color", "value_range", "arrays", "stream")
+# Setting -> what tells whether two runs read their images alike.
+_READING = {"image_size": "image_size", "color": "keeps_colour", "value_range": "value_range", "arrays": "arrays"}
+_READING |= {"stream": "stream"}
 
 
 def table(folders: Sequence[RunFolder]) -> str:
@@ -60,15 +62,13 @@ def _check_comparable(folders):
         raise ConfigError(f"Runs must be different. Received: {' '.join(str(folder.path) for folder in folders)}.")
     configs = [folder.read_config() for folder in folders]
     data = [(config.dataset_name, config.kind_of_pixels) for config in configs]
-    readings = {tuple(getattr(config, name) for name in _HOW_IMAGES_ARE_READ) for config in configs}
+    readings = {tuple(getattr(config, name) for name in _READING.values()) for config in configs}
     tests = {folder.read_info().get("test_checksum") for folder in folders} - {None}
     if len(set(data)) > 1 or len(tests) > 1 or len(readings) > 1:
         found = " and ".join(sorted({f"{name} ({kind})" for name, kind in data}))
         if len(set(data)) == 1:
             differ = [
-                name
-                for name, values in zip(_HOW_IMAGES_ARE_READ, zip(*readings, strict=True), strict=True)
-                if len(set(values)) > 1
+                name for name, values in zip(_READING, zip(*readings, strict=True), strict=True) if len(set(values)) > 1
             ]
             found += f" with another {' and '.join(differ)}" if differ else " with other test images"
         raise ConfigError(f"Runs must be of the same images and binarisation to be compared. Received: {found}.")
@@ -104,7 +104,7 @@ def _results(folder):
         "live nodes": f"{len(graph) - len(pictures.dead_nodes(graph))} of {len(graph)}",
         "time of all epochs": clock(sum(row["seconds"] for row in rows)) if "seconds" in best else "unknown",
     }
-    metrics = folder.read_metrics()
+    metrics = folder.read_metrics() if folder.is_evaluated() else {}
     with paths.as_written(folder.metrics_file):
         for name, key in (("test ELBO, nats", "elbo"), ("test log-likelihood, nats", "log_likelihood")):
             error = metrics.get(f"test_{key}_stderr")

@@ -77,6 +77,7 @@ def evaluate(
         raise ConfigError(
             f"`edge_worth` needs one device. Received: {strategy.num_replicas_in_sync}, with `distribute`."
         )
+    best_checksum = folder.best_checksum()  # before they are read: what a training writes meanwhile makes it another
     with strategy.scope():
         model = load_best(folder)
     config = folder.read_config()
@@ -90,7 +91,6 @@ def evaluate(
     print(data.described(config, images), flush=True)
     checkpoints.check_image_shape(model.image_shape, images.shape[1:], config.dataset)
     train = _training_images(config, images) if edge_worth else None
-    best_checksum = folder.best_checksum()
     stand = zlib.crc32(np.ascontiguousarray(images).data), best_checksum
     distribution.check_agreement(strategy, repr((num_importance_samples, batch_size, seed, *stand)))
     values = per_image(model, images, num_importance_samples, batch_size, seed, strategy, config.jit_compile)

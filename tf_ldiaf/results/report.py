@@ -178,10 +178,10 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
         FileError: metrics.json is not what evaluate wrote.
     """
     config, info = folder.read_config(), folder.read_info()
-    numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run when this was exported."
-    if metrics := folder.read_metrics():
+    numbers = "Not measured: `python -m tf_ldiaf.evaluate` had not been run on these weights when this was exported."
+    if folder.is_evaluated():
         try:
-            numbers = metrics_table(metrics)
+            numbers = metrics_table(folder.read_metrics())
         except (TypeError, KeyError, ValueError) as error:
             raise FileError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
     settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())

@@ -271,12 +271,14 @@ class RunFolder:
         return gates
 
     def read_metrics(self) -> dict:
-        """What `evaluate` found of the best weights; nothing if it was not run, or if these have changed since."""
+        return self._read_json(self.metrics_file)
+
+    def is_evaluated(self) -> bool:
+        """Whether there is what `evaluate` found, and of the weights that are the best now."""
         if not self.metrics_file.is_file():
-            return {}
-        metrics = self._read_json(self.metrics_file)
-        theirs = metrics.get("best_checksum") if isinstance(metrics, dict) else None
-        return metrics if theirs in (None, self.best_checksum()) else {}
+            return False
+        metrics = self.read_metrics()
+        return not isinstance(metrics, dict) or metrics.get("best_checksum") in (None, self.best_checksum())
 
     def best_checksum(self) -> int | None:
         """Of the file of the best weights; None without one."""

@@ -63,7 +63,8 @@ def _check_free(out, overwrite):
 
 def _graph(model, folder):
     """The graph with what its edges are worth: on test images, if that was measured; otherwise when it was learned."""
-    adjacency, metrics = model.gates.adjacency().numpy(), folder.read_metrics()
+    adjacency = model.gates.adjacency().numpy()
+    metrics = folder.read_metrics() if folder.is_evaluated() else {}
     with paths.as_written(folder.metrics_file):
         kl, worth = metrics.get("test_kl_per_node"), metrics.get("test_edge_worth")
         if worth is not None:
