@@ -123,7 +123,7 @@ def test_a_callback_that_averages_stays_before_one_that_saves():
     model = make(keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.999999))  # its average is of the first step
     seen = []
 
-    def look(*_):
+    def look(*_, **__):
         seen.append(model.trainable_variables[0].numpy())
 
     callbacks = [
