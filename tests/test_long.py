@@ -43,7 +43,7 @@ FLAGS = [
 
 
 NUM_KILLS, AT_A_TIME = 200, 2
-# Without XLA, which would compile for half of the time: a process that was killed vouches for no program.
+# Without XLA, which would compile at each start: what a killed process compiled is not kept.
 KILLED = [*FLAGS, "--dataset=digits", "--nojit_compile"]
 
 

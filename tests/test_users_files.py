@@ -190,7 +190,7 @@ def test_a_name_that_means_two_sets_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "words"),
-    [(np.zeros((9, 4, 4)), "all black"), (np.full((9, 4, 4), 0.3), "all black"), (X + 200, "all white")],
+    [(np.zeros((9, 4, 4)), "all black"), (np.full((9, 4, 4), 60, "uint8"), "all black"), (X + 200, "all white")],
 )
 def test_images_that_are_all_of_one_colour_are_refused(train, words, tmp_path):
     np.savez(tmp_path / "a.npz", train=train)

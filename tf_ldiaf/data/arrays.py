@@ -9,7 +9,7 @@ import numpy as np
 from tf_ldiaf.errors import DataError
 
 _RANGES = {(0, 1): "0 to 1", (0, 255): "0 to 255", (-1, 1): "-1 to 1"}
-_DARKEST_WHITE = 128  # other numbers than bytes must be as bright, to be in 0-255; those of 0-16 are no dark images
+_DARKEST_WHITE = 128  # numbers that are no bytes are in 0-255 if one is as large; those of 0-16 are no dark images
 _SMALLEST_PACKED = 32  # bytes in a row of bits: of 16 x 16 pixels
 _MANY = 4  # an array [H, H, n] with so many times more images than rows is no array of wide images
 

@@ -133,13 +133,11 @@ def _sets_of_files(files):
 
 def _siblings(path):
     """The files beside `path`, and itself, whose names differ from its own in the word for a set alone."""
-
-    def rest(name):
-        return re.sub(splits.WORD, "*", name)
-
     if not splits.set_named(path.name):
         return [path]
-    return [file for file in sorted(path.parent.iterdir()) if file.is_file() and rest(file.name) == rest(path.name)]
+    rest = splits.without_set(path.name)
+    beside = sorted(path.parent.iterdir())
+    return [file for file in beside if file.is_file() and splits.without_set(file.name) == rest]
 
 
 def _of_arrays(path, kind, settings):

@@ -11,13 +11,7 @@ from tf_ldiaf.errors import DataError
 
 _WORDS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid"}
 _WORDS |= {"dev": "valid", "test": "test", "testing": "test", "t10k": "test"}
-# One of them in a name: test-images, xTest, testX, TEST_X.
-WORD = re.compile(
-    "|".join(
-        rf"(?<![A-Za-z])[xX]?(?:{word}|{word.capitalize()}|{word.upper()})(?![a-z])|(?<=[a-z]){word.capitalize()}(?![a-z])"
-        for word in sorted(_WORDS, key=len, reverse=True)
-    )
-)
+_WORD = re.compile(r"t10k|[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # xTrain has two
 _LABELS = {"y", "label", "labels", "target", "targets", "class", "classes"}
 _MANY = 16  # a row of fewer numbers is no picture, unless its name says so
 
@@ -36,7 +30,12 @@ def set_named(name: str) -> str | None:
 
 
 def _words(name):
-    return {word.lower() for word in re.findall(r"t10k|[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    return {word.lower() for word in _WORD.findall(name)}
+
+
+def without_set(name: str) -> str:
+    """The name with a star for each word that means a set: files that differ in it alone belong together."""
+    return _WORD.sub(lambda word: "*" if word[0].lower().removeprefix("x") in _WORDS else word[0], name)
 
 
 def _sets_named(name):

@@ -10,8 +10,13 @@ from tf_ldiaf.results.report import clock
 from tf_ldiaf.results.run_folder import RunFolder, best_row
 
 # Setting -> what tells whether two runs read their images alike.
-_READING = {"image_size": "image_size", "color": "keeps_colour", "value_range": "value_range", "arrays": "arrays"}
-_READING |= {"stream": "stream"}
+_READING = {
+    "image_size": "image_size",
+    "color": "keeps_colour",
+    "value_range": "value_range",
+    "arrays": "arrays",
+    "stream": "stream",
+}
 
 
 def table(folders: Sequence[RunFolder]) -> str:

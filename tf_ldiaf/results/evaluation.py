@@ -77,7 +77,7 @@ def evaluate(
         raise ConfigError(
             f"`edge_worth` needs one device. Received: {strategy.num_replicas_in_sync}, with `distribute`."
         )
-    best_checksum = folder.best_checksum()  # before they are read: what a training writes meanwhile makes it another
+    best_checksum = folder.best_checksum()  # first: a training may write others while these are measured
     with strategy.scope():
         model = load_best(folder)
     config = folder.read_config()
