@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from test_keras_users import GREY, X, assert_equal, batches, make
 
-from tf_ldiaf import LDIAF
+from tf_ldiaf import LDIAF, structure
 from tf_ldiaf.errors import DataError
 
 SMALL = {"node_dim": 2, "encoder_units": [8], "decoder_units": [8], "node_units": [8], "flow_units": [8]}
@@ -68,6 +68,30 @@ def test_gates_that_are_shut_are_shut_in_a_copy(copied, shut, tmp_path):
     np.testing.assert_array_equal(copy.sample(3, seed=0)["probs"], shut.sample(3, seed=0)["probs"])
     copy.gates.shut(False)
     assert copy.edges == [(2, 1), (3, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("copied", [by_file, by_clone, by_pickle])
+def test_what_is_frozen_is_frozen_in_a_copy(copied, tmp_path):
+    model = small([(3, 1), (2, 1)])
+    model.build((None, 4, 4))
+    model.encoder.trainable = False
+    model.graph.flows.trainable = False
+    model.decoder.layers[0].trainable = False
+    model.fit(X, verbose=0)
+    copy = copied(model, tmp_path)
+    flags = [weight.trainable for weight in model.weights]
+    assert 0 < sum(flags) < len(flags)
+    assert [weight.trainable for weight in copy.weights] == flags
+    assert [copy.encoder.trainable, copy.decoder.trainable, copy.graph.flows.trainable] == [False, True, False]
+    if copied is not by_clone:  # which is not compiled
+        for each in (model, copy):
+            each.fit(X, epochs=2, verbose=0)
+        assert_equal(copy, model)
+    other = structure.with_edges(copy, [(3, 2)])
+    assert [weight.trainable for weight in other.encoder.weights] == [False] * len(other.encoder.weights)
+    copy.encoder.trainable = True
+    assert all(weight.trainable for weight in copy.encoder.weights)
+
 
 
 @pytest.mark.parametrize("x", [X, np.zeros((9, 8, 8, 1)), X.reshape(40, 16)])

@@ -75,7 +75,12 @@ def _one(file, reading):
     if column and isinstance(column[0], (bytes, dict)):
         contents = [row["bytes"] if isinstance(row, dict) else row for row in column]
         names = [str(i) for i in range(len(contents))]
-        found, skipped = pictures.decoded(names, lambda name: contents[int(name)] or b"", file, reading)
+
+        def content(name):
+            return contents[int(name)] or b""
+
+        found, skipped = pictures.decoded(names, content, file, reading)
+        pictures.check_bright(found, names, content, file)
         if skipped:
             print(f"Left out of {file}: {skipped} that cannot be read.", flush=True)
         return found

@@ -26,15 +26,17 @@ _ENDINGS = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 _FOREIGN = {"__MACOSX", "@eaDir", "lost+found"}
 _THREADS, _PIECE = 4, 256
 _SMALL = 10_000  # bytes of a file: of smaller ones Python's part is the larger, and threads wait for each other
+_DARK = 16  # of 255: no pixel of 12 bits in a file of 16 is above
 _MANY = 4 * _PIECE  # pictures whose reading takes long enough for a bar
 
 
 class Reading(typing.NamedTuple):
-    """How pictures are read; see `data.load`."""
+    """How pictures are read; see `data.load`. With `keep_values`, those of 16 or 32 bits stay as they are: float32."""
 
     image_size: tuple[int, ...] = ()
     skip_unreadable: bool = False
     keep_colour: bool = False
+    keep_values: bool = False
 
 
 class _UnreadableError(Exception):
@@ -169,6 +171,7 @@ def _crc(names, read):
 
 def _read(path, names, read, reading, num_others):
     found, skipped = decoded(names, read, path, reading)
+    check_bright(found, names, read, path)
     said = [f"{skipped} that cannot be read"] * bool(skipped) + [f"{num_others} other files"] * bool(num_others)
     empty = sum(map(_is_empty, found))
     if said:
@@ -182,6 +185,8 @@ def decoded(
     names: Sequence[str], read: Callable[[str], bytes], where: typing.Any, reading: Reading, paper: int | None = None
 ) -> tuple:
     """Pictures of one size as uint8 [n, H, W], and how many were skipped; [n, H, W, 3] if colour is kept and is there.
+
+    They are float32 if values are kept, and some have 16 or 32 bits.
 
     Args:
         names, read: of the pictures, and what gives the content of one.
@@ -221,7 +226,7 @@ def decoded(
                 skipped += 1
                 continue
             if not pictures:
-                arrays.check_size(picture.size * len(names), where)
+                arrays.check_size(picture.nbytes * len(names), where)
             if pictures and picture.shape[:2] != pictures[0].shape[:2]:
                 raise DataError(
                     "`dataset` must hold pictures of one size, or `image_size` must say to which one they are scaled, "
@@ -243,6 +248,31 @@ def _stacked(pictures):
     return x[..., 0] if is_grey else x
 
 
+def check_bright(found: np.ndarray, names: Sequence[str], read: Callable[[str], bytes], where: typing.Any) -> None:
+    """Says if pictures look like those of 10 or 12 bits in files of 16.
+
+    Args:
+        found: what `decoded` made of them.
+        names, read, where: as of `decoded`.
+
+    Raises:
+        DataError: a file has more than 8 bits, and no pixel of any is above a sixteenth of white.
+    """
+    if found.dtype == "uint8" and found.max() <= _DARK and any(_is_deep(read(name)) for name in names[:_PIECE]):
+        raise DataError(
+            "`dataset` must have pictures whose white is 65535 (16 bits) or 1 (32 bits), or another that `value_range` "
+            f"names, as 0,4095 for 12 bits. Received: {where}, where no pixel is above a sixteenth of white."
+        )
+
+
+def _is_deep(content):
+    """Whether a picture file can be read, and has more than 8 bits."""
+    try:
+        return as_pixels(content, 255, Reading(keep_values=True)).dtype != "uint8"
+    except _UnreadableError:
+        return False
+
+
 def _is_empty(picture):
     """Whether it has one colour."""
     return bool((picture == picture.flat[0]).all())
@@ -253,7 +283,7 @@ def _size(picture):
 
 
 def as_pixels(content: bytes, paper: int, reading: Reading) -> np.ndarray:
-    """A picture file as uint8 [H, W] or [H, W, 3]: upright, on paper of that grey, and as `reading` says.
+    """A picture file as [H, W] or [H, W, 3], uint8 or see `Reading`: upright, on paper of that grey.
 
     Raises:
         _UnreadableError: it is no such file, is damaged, or has several pictures or too many pixels.
@@ -264,10 +294,11 @@ def as_pixels(content: bytes, paper: int, reading: Reading) -> np.ndarray:
             num = getattr(picture, "n_frames", 1)
             if picture.format == "TIFF" and num > 1:
                 raise ValueError(f"{num} pictures in one file")
-            pixels = _of_8_bits(ImageOps.exif_transpose(picture), paper, reading.keep_colour)
+            pixels = _drawn(ImageOps.exif_transpose(picture), paper, reading)
             if reading.image_size:
                 height, width = reading.image_size
-                pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.LANCZOS)
+                low, high = pixels.getextrema() if pixels.mode == "F" else (0, 255)  # LANCZOS goes beyond them
+                pixels = np.clip(ImageOps.fit(pixels, (width, height), Image.Resampling.LANCZOS), low, high)
             return np.asarray(pixels)
     except UnidentifiedImageError:
         raise _UnreadableError("no picture of these kinds") from None
@@ -285,14 +316,16 @@ def one(path: pathlib.Path, color: str) -> np.ndarray:
     return decoded([path.name], lambda name: path.read_bytes(), path.parent, Reading(keep_colour=color == "keep"))[0]
 
 
-def _of_8_bits(picture, paper, keep_colour):
-    """A Pillow picture of any mode as one of 8 bits, of colour if it has some and that is kept."""
-    mode = "RGB" if keep_colour and not picture.mode.startswith(("1", "L", "I", "F")) else "L"
+def _drawn(picture, paper, reading):
+    """A Pillow picture of any mode as one of 8 bits, or see `Reading`; of colour if it has some and that is kept."""
+    mode = "RGB" if reading.keep_colour and not picture.mode.startswith(("1", "L", "I", "F")) else "L"
     if picture.mode.startswith(("I", "F")):  # 16 or 32 bits
         x = np.asarray(picture)
-        white = 65535 if picture.mode != "F" else 255 if x.max() > 1 else 1
+        if reading.keep_values:
+            return Image.fromarray(x.astype("float32"))
+        white = 1 if picture.mode == "F" else 65535
         if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= white):
-            raise ValueError(f"values from {x.min():g} to {x.max():g}")
+            raise ValueError(f"values from {x.min():g} to {x.max():g}; `value_range` names those of black and white")
         return Image.fromarray(np.round(x * (255 / white)).astype("uint8"))
     if not picture.has_transparency_data:
         return picture.convert(mode)

@@ -94,7 +94,9 @@ def _open_stream(meaning, path, settings):
 
 
 def _reading(settings):
-    return pictures.Reading(settings.image_size, settings.skip_unreadable, settings.keeps_colour)
+    return pictures.Reading(
+        settings.image_size, settings.skip_unreadable, settings.keeps_colour, keep_values=bool(settings.value_range)
+    )
 
 
 def _of_file(path, settings):

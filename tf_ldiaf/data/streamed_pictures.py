@@ -56,7 +56,9 @@ def open_stream(path: pathlib.Path, reading: pictures.Reading) -> dict[str, Reco
             raise DataError(str(error).replace(", or `skip_unreadable` be given", "")) from None
 
     # Every batch is read together with this one, and so has its size and colour.
-    model = next((name for name in sets["train"][:_FIRST] if read([name]).ndim == 4), sets["train"][0])
+    first = sets["train"][:_FIRST]
+    model = next((name for name in first if read([name]).ndim == 4), first[0])
+    pictures.check_bright(read(first), first, content, path)
     shape = read([model]).shape[1:]
 
     def decoded(names):

@@ -101,6 +101,7 @@ class LDIAF(Questions):
         nums = {"root_components": root_components, "likelihood_components": likelihood_components}
         nums |= {"residual_blocks": residual_blocks, "prior_flow_steps": prior_flow_steps}
         checked(ModelSettings, **sizes, **units, **nums, initial_gate_prob=initial_gate_prob)
+        self._frozen: Sequence[tuple[str, Sequence[int]]] = ()
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
         if isinstance(decoder, str) and decoder != "additive":
@@ -175,6 +176,12 @@ class LDIAF(Questions):
         if not self.likelihood_layer.built:
             self.likelihood_layer.build((None, *self.numbers_shape))
         self.graph.build((None, *features))
+        for name, places in self._frozen:
+            part = self.parts()[name]
+            for i, weight in enumerate(part.weights):
+                weight.trainable &= i not in places
+            if part.weights and not part.trainable_weights:
+                part.trainable = False
         self.built = True
 
     def _input_shape_of(self, name, shape):
@@ -216,7 +223,18 @@ class LDIAF(Questions):
         if self.own_likelihood:
             likelihood = keras.saving.serialize_keras_object(self.likelihood_layer)
         networks |= {"likelihood": likelihood, "likelihood_components": self.likelihood_components}
-        return {"name": self.name, **graph, **units, **networks}
+        frozen = self._frozen
+        if self.built:
+            weights = {name: part.weights for name, part in self.parts().items()}
+            frozen = [(name, [i for i, w in enumerate(of_one) if not w.trainable]) for name, of_one in weights.items()]
+        return {"name": self.name, **graph, **units, **networks, "frozen": frozen}
+
+    def parts(self) -> dict[str, typing.Any]:
+        """The layers that have weights, by name."""
+        parts = {name: getattr(self, name) for name in ("encoder", "decoder", "likelihood_layer")}
+        names = ["gates", "bottom_up", "top_down", "flows", "prior_flows", "root"]
+        parts |= {name: getattr(self.graph, name) for name in names}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "LDIAF":
@@ -225,7 +243,11 @@ class LDIAF(Questions):
             for name in ("encoder", "decoder", "likelihood")
             if config.get(name) is not None
         }
-        return cls(**config | networks)
+        config = config | networks
+        frozen = config.pop("frozen", ())  # no argument: Keras's `trainable` of a part and of its weights
+        model = cls(**config)
+        model._frozen = tuple((name, tuple(places)) for name, places in frozen)
+        return model
 
     def export(self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs) -> None:
         """Writes a SavedModel that needs nothing but TensorFlow; what it can be asked is said by `ServedModel`.

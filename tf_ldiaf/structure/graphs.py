@@ -43,12 +43,9 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
     check_built(model)
     copy = type(model).from_config(model.get_config() | {"edges": list(edges)})
     copy.build((None, *model.image_shape))
-    parts = [(getattr(model, name), getattr(copy, name)) for name in ("encoder", "decoder", "likelihood_layer")]
-    names = ["bottom_up", "top_down", "flows", "prior_flows", "root"]
-    parts += [(getattr(model.graph, name), getattr(copy.graph, name)) for name in names]
-    for ours, its in parts:
-        if ours is not None:
-            its.set_weights(ours.get_weights())
+    for name, part in copy.parts().items():
+        if name != "gates":
+            part.set_weights(model.parts()[name].get_weights())
     return copy
 
 
