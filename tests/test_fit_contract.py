@@ -93,7 +93,6 @@ def test_what_is_frozen_is_frozen_in_a_copy(copied, tmp_path):
     assert all(weight.trainable for weight in copy.encoder.weights)
 
 
-
 @pytest.mark.parametrize("x", [X, np.zeros((9, 8, 8, 1)), X.reshape(40, 16)])
 def test_a_data_set_of_single_images_is_refused(x):
     with pytest.raises(DataError, match=r"batches of images: `x\.batch\(128\)`\. Received: elements of shape \("):

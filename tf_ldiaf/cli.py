@@ -115,7 +115,7 @@ def quiet_tensorflow() -> Iterator[stopping.Request]:
     Ctrl-C and SIGTERM wait for the block's end, or for when the request that it gives is obeyed.
     Later, without a GPU, its C++ parts are silent: what goes wrong in them comes as an exception too.
     """
-    has_gpu = os.path.exists("/dev/nvidia0")
+    has_gpu = any(pathlib.Path("/dev").glob("nvidia[0-9]*"))
     # XLA calls it an error that a kept program is not text, and that it names features which processors do not list.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_gpu else "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -131,7 +131,7 @@ def quiet_tensorflow() -> Iterator[stopping.Request]:
                 yield request
                 import tensorflow as tf
 
-                tf.config.list_logical_devices()
+                found = tf.config.list_logical_devices("GPU")
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)
@@ -140,6 +140,8 @@ def quiet_tensorflow() -> Iterator[stopping.Request]:
             for line in caught.read().decode(errors="replace").splitlines():
                 if not _CHATTER.search(line) and (has_gpu or not _NO_GPU.search(line)):
                     print(line, file=sys.stderr)
+    if has_gpu and not found and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1"):
+        print("Warning: TensorFlow does not see this machine's GPU, and computes on the CPU.", file=sys.stderr)
 
 
 def _parse(command, arguments, flag_values):

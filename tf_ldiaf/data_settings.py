@@ -90,18 +90,7 @@ class DataSettings(Checked):
     @property
     def values_from_to(self) -> tuple[float, float] | None:
         """What `value_range` says."""
-        if not self.value_range:
-            return None
-        try:
-            low, high = map(float, self.value_range.split(","))
-        except ValueError:
-            low = high = math.nan
-        if not -math.inf < low < high < math.inf:
-            raise ConfigError(
-                "`value_range` must be BLACK,WHITE, two numbers of which the second is larger. "
-                f"Received: {self.value_range}."
-            )
-        return low, high
+        return range_of(self.value_range)
 
     @property
     def is_binary(self) -> bool:
@@ -124,3 +113,22 @@ class DataSettings(Checked):
         path = pathlib.Path(self.dataset)
         is_file = path.is_absolute() or bool(path.suffix) or self.dataset.startswith((".", "~"))
         return (path.name or path.resolve().name or str(path)) if is_file else self.dataset
+
+
+def range_of(text: str) -> tuple[float, float] | None:
+    """Black and white, of what the flag --value_range takes; None of nothing.
+
+    Raises:
+        ConfigError: it is no such text.
+    """
+    if not text:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise ConfigError(
+            f"`value_range` must be BLACK,WHITE, two numbers of which the second is larger. Received: {text}."
+        )
+    return low, high

@@ -5,6 +5,7 @@ import importlib.util
 from absl import flags
 
 from tf_ldiaf import cli
+from tf_ldiaf.data_settings import range_of
 from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.explorer import MISSING
 from tf_ldiaf.paths import as_path
@@ -17,6 +18,7 @@ flags.DEFINE_string(
     "Images of which the first 24 are to pick from: an .npz file, a picture, or a folder (default: samples).",
     FLAGS,
 )
+flags.DEFINE_string("value_range", "", "BLACK,WHITE: as in training, if it was given there.", FLAGS)
 flags.DEFINE_integer("port", 0, "The port of this machine that the page is at (0: any that is free).", 0, 65535, FLAGS)
 flags.DEFINE_bool("browser", True, "Open the page in the browser.", FLAGS)
 flags.DEFINE_string(
@@ -32,9 +34,10 @@ def main() -> None:
     for package in ("starlette", "uvicorn") if not FLAGS.static else ():
         if importlib.util.find_spec(package) is None:  # before TensorFlow is imported
             raise ConfigError(MISSING.format(package))
+    values_from_to = range_of(FLAGS.value_range)
     with cli.quiet_tensorflow():
         from tf_ldiaf.explorer.answers import Explorer
-    explorer = Explorer(FLAGS.saved_model, FLAGS.images or None)
+    explorer = Explorer(FLAGS.saved_model, FLAGS.images or None, values_from_to)
     if FLAGS.static:
         from tf_ldiaf.explorer import static
 

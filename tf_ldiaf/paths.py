@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from tf_ldiaf.errors import FileError
 
 # Every file that a command may write outside a run says so, each kind in its way; see `is_ours`.
 MARK = "tf_ldiaf"
+_ADDRESS = re.compile(r"\w[\w+.-]*://")
 _SAVED_MODEL = {"README.md", "assets", "curves.png", "fingerprint.pb", "graph.json", "graph.png", "samples.png"}
 _SAVED_MODEL |= {"saved_model.pb", "variables"}
 
@@ -24,6 +26,8 @@ def as_path(path: str | os.PathLike, argument: str) -> pathlib.Path:
     try:
         if not os.fspath(path):
             raise ValueError("which is empty")
+        if _ADDRESS.match(os.fspath(path)):
+            raise ValueError("an address, and no path of this machine")
         found = pathlib.Path(path).expanduser()
         found.exists()
         return found

@@ -3,6 +3,7 @@
 from absl import flags
 
 from tf_ldiaf import cli
+from tf_ldiaf.data_settings import range_of
 from tf_ldiaf.errors import ConfigError
 from tf_ldiaf.paths import as_path
 
@@ -17,6 +18,7 @@ flags.DEFINE_string(
     "Images to reconstruct instead: an .npz file, whose first array is taken, a picture, or a folder.",
     FLAGS,
 )
+flags.DEFINE_string("value_range", "", "BLACK,WHITE: as in training, if it was given there.", FLAGS)
 flags.DEFINE_string("graph", "", "Picture (.png), DOT (.dot) or JSON (.json) of the latent graph.", FLAGS)
 
 
@@ -31,13 +33,15 @@ def main() -> None:
         raise ConfigError(f"--out and --graph must be different files. Received: {FLAGS.out} for both.")
     cli.check_output(FLAGS, "out", (".png",))
     cli.check_output(FLAGS, "graph", (".png", ".dot", ".json"))
+    values_from_to = range_of(FLAGS.value_range)
     with cli.quiet_tensorflow():
         from tf_ldiaf.results import sampling
     if FLAGS.graph:
         sampling.write_graph(FLAGS.saved_model, FLAGS.graph)
         print(f"Latent graph: {FLAGS.graph}")
     if FLAGS.out:
-        arrays = sampling.write_images(FLAGS.saved_model, FLAGS.out, FLAGS.num, FLAGS.seed, FLAGS.reconstruct)
+        what = FLAGS.num, FLAGS.seed, FLAGS.reconstruct, values_from_to
+        arrays = sampling.write_images(FLAGS.saved_model, FLAGS.out, *what)
         print(f"Picture: {FLAGS.out}\nArrays: {arrays}")
 
 

@@ -49,7 +49,7 @@ def main() -> None:
         images = data.load_training(config, config.seed)
         training.check(config, images, strategy)
         if is_chief and not FLAGS.resume:
-            folder.create(config, data.test_checksum(config))
+            folder.create(config, images.checksums() | {"test": data.test_checksum(config)})
         print(f"{data.described(config, images)}\nRun folder: {folder.path}", flush=True)
         try:
             training.train(config, images, folder, strategy)

@@ -1,5 +1,6 @@
 """Arrays in memory: how large, and what makes them images."""
 
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from tf_ldiaf.errors import DataError
 
 _RANGES = {(0, 1): "0 to 1", (0, 255): "0 to 255", (-1, 1): "-1 to 1"}
 _DARKEST_WHITE = 128  # numbers that are no bytes are in 0-255 if one is as large; those of 0-16 are no dark images
+_LIGHTEST_BLACK = -0.99  # numbers in -1 to 1 reach it; x - 0.5, or x without its mean, does not
 _SMALLEST_PACKED = 32  # bytes in a row of bits: of 16 x 16 pixels
-_MANY = 4  # an array [H, H, n] with so many times more images than rows is no array of wide images
 
 
 def most_bytes() -> int:
@@ -37,16 +38,18 @@ def as_pictures(
     flag: str,
     value_range: tuple[float, float] | None = None,
     keep_colour: bool = False,
+    image_size: tuple[int, ...] = (),
 ) -> dict[str, np.ndarray]:
     """Every array as [n, H, W], uint8 in 0-255 or float32 in 0-1; one shape and one dtype for all.
 
     Colour, [n, H, W, 3], becomes grey, unless `keep_colour`. Values may be from 0 to 1, from 0 to 255 or from -1 to 1,
-    of any type of numbers. Which of these, they say themselves, or `value_range` does.
+    of any type of numbers. Which of these, they say themselves, or `value_range` does. Rows of H * W numbers are images
+    of `image_size`; without it they are squares, if they can be.
 
     Raises:
         DataError: arrays that are not images of one kind; it speaks of `flag`.
     """
-    pictures = {name: _shaped(name, np.asarray(x), flag) for name, x in splits.items()}
+    pictures = {name: _shaped(name, np.asarray(x), flag, image_size) for name, x in splits.items()}
     kinds = {(x.shape[1:], x.dtype.name) for x in pictures.values()}
     if len(kinds) > 1:
         raise DataError(f"{flag} must have one image size and type in all sets. Received: {sorted(kinds)}.")
@@ -60,29 +63,31 @@ def as_pictures(
     return {name: _grey(x) if x.ndim == 4 and not keep_colour else x for name, x in pictures.items()}
 
 
-def _shaped(name, x, flag):
+def _shaped(name, x, flag, image_size):
     """[n, H, W] or [n, H, W, 3]."""
     if x.dtype.kind not in "buif":
         raise DataError(f"{flag} must be numbers from 0 to 255, 0 to 1 or -1 to 1. Received: {name} of {x.dtype}.")
+    if x.ndim == 3 and x.shape[0] == x.shape[1] and x.shape[2] > x.shape[0] > 1:
+        raise DataError(
+            f"{flag} must have the images along the first axis, [n, H, W]. Received: {name} of {list(x.shape)}; "
+            "numpy.moveaxis(x, -1, 0) puts them there, and x[..., None] says that they are there."
+        )
     if x.ndim == 4 and x.shape[-1] == 1:
         x = x[..., 0]
     if x.ndim == 2:
-        x = _unflattened(name, x, flag)
+        x = _unflattened(name, x, flag, image_size)
     if x.ndim not in (3, 4) or 0 in x.shape[1:] or (x.ndim == 4 and x.shape[-1] != 3):
         raise DataError(
             f"{flag} must hold images [n, H, W], [n, H, W, 3] or [n, H * W]. Received: {name} of {list(x.shape)}."
         )
-    if x.ndim == 3 and x.shape[0] == x.shape[1] and x.shape[2] >= _MANY * x.shape[0] > _MANY:
-        raise DataError(
-            f"{flag} must have the images along the first axis, [n, H, W]. Received: {name} of {list(x.shape)}; "
-            "numpy.moveaxis(x, -1, 0) puts them there."
-        )
     return x
 
 
-def _unflattened(name, x, flag):
-    """Rows of pixels as squares, if they are; else as pictures of one row."""
+def _unflattened(name, x, flag, image_size):
+    """Rows of pixels as pictures of `image_size`, or as squares, if they are; else as pictures of one row."""
     width = x.shape[1]
+    if image_size and math.prod(image_size) == width:
+        return x.reshape(len(x), *image_size)
     if x.dtype == "uint8" and width >= _SMALLEST_PACKED and not side_of_square(width) and side_of_square(8 * width):
         x = np.unpackbits(x, axis=1)  # eight pixels in a byte
     elif width > _SMALLEST_PACKED and not side_of_square(width) and side_of_square(width - 1):
@@ -91,6 +96,12 @@ def _unflattened(name, x, flag):
             f"{list(x.shape)}, a picture of {side_of_square(width - 1)} x {side_of_square(width - 1)} and a label."
         )
     side = side_of_square(x.shape[1])
+    if image_size and not side:
+        raise DataError(
+            f"`image_size` must have as many pixels as a row has numbers, {width}, or these be a square. "
+            f"Received: {image_size[0]},{image_size[1]}; images of other sizes or colours are given as [n, H, W] or "
+            "[n, H, W, 3]."
+        )
     return x.reshape(len(x), *((side, side) if side else (1, x.shape[1])))
 
 
@@ -104,9 +115,9 @@ def _range(name, x, flag):
     """Which of `_RANGES` the values say that they have."""
     low, high = x.min(), x.max()
     if np.isfinite([low, high]).all():
-        if low >= 0 and high <= 1:
+        if low >= 0 and high <= 1 and (high == 0 or high > _DARKEST_WHITE / 255 or x.dtype.kind != "f"):
             return 0, 1
-        if -1 <= low <= -0.5 and high <= 1:
+        if -1 <= low <= _LIGHTEST_BLACK and high <= 1:
             return -1, 1
         if low >= 0 and (2 if x.dtype == "uint8" else _DARKEST_WHITE) <= high <= 255:
             return 0, 255

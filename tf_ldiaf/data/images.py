@@ -2,6 +2,7 @@
 
 import os
 import typing
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +12,7 @@ from tf_ldiaf.data import numpy_files, pictures, sources
 from tf_ldiaf.data.arrays import as_pictures
 from tf_ldiaf.data.binarization import binarize, eight_bit, threshold
 from tf_ldiaf.data.records import Records
-from tf_ldiaf.data.splits import Source
+from tf_ldiaf.data.splits import Source, set_named
 from tf_ldiaf.errors import DataError
 from tf_ldiaf.paths import as_path
 
@@ -33,13 +34,20 @@ class TrainingImages(typing.NamedTuple):
     train: np.ndarray | Records
     valid: np.ndarray
 
+    def checksums(self) -> dict[str, int]:
+        """Of both sets, by their names."""
+        train = self.train
+        train = train.checksum() if isinstance(train, Records) else zlib.crc32(np.ascontiguousarray(train).data)
+        return {"train": train, "valid": zlib.crc32(np.ascontiguousarray(self.valid).data)}
+
 
 def load_training(settings: DataSettings, seed: int) -> TrainingImages:
     """The images to train with and those to validate with, split and binarised.
 
-    Splits that the source has are kept. A missing validation set is drawn from the training images with `seed`, after
-    a missing test set. Of a stream both are the last images of each file. A test set that the source has is not read,
-    unless `sources.read` needs it to tell binary images from nearly black ones.
+    Splits that the source has are kept; without a `validation_fraction` its validation images are trained on, too. A
+    missing validation set is drawn from the training images with `seed`, after a missing test set. Of a stream both are
+    the last images of each file. A test set that the source has is not read, unless `sources.read` needs it to tell
+    binary images from nearly black ones.
 
     Raises:
         DataError: a source that is missing, unreadable, empty, of a wrong shape or out of range,
@@ -49,7 +57,15 @@ def load_training(settings: DataSettings, seed: int) -> TrainingImages:
     if not settings.stream:
         splits |= sources.read(splits, ["train", "valid"], settings)
     test, train = _test_apart(splits)
-    if "valid" in splits:
+    if "valid" in splits and not settings.validation_fraction:
+        if settings.stream:
+            raise DataError(
+                "`validation_fraction` must not be 0 for a stream that has validation images. "
+                f"Received: {settings.dataset}."
+            )
+        train: typing.Any = np.concatenate([np.asarray(train), splits["valid"]])
+        valid, _ = _held_out(train, _STAND_IN_FRACTION, seed)
+    elif "valid" in splits:
         valid = splits["valid"]
     elif settings.validation_fraction:
         valid, train = _held_out(train, settings.validation_fraction, seed)
@@ -152,31 +168,55 @@ def load(
     return sources.read(sources.open_splits(settings), ["train", "valid", "test"], settings)
 
 
-def read_images(file: str | os.PathLike, argument: str = "file", is_binary: bool = True) -> np.ndarray:
+def read_images(
+    file: str | os.PathLike,
+    argument: str = "file",
+    is_binary: bool = True,
+    value_range: tuple[float, float] | None = None,
+) -> np.ndarray:
     """The images of a file or a folder, thresholded at one half: [n, H, W], float32 in {0, 1}.
 
     If they are not to be binary: uint8 in 0-255, and in colour [n, H, W, 3]. Of an .npz file they are its first array,
-    of others the training set. A picture is one image.
+    of others the set that the file's name says, or the training set. A picture is one image.
+
+    Args:
+        file: the file or the folder.
+        argument: what it is called in errors.
+        is_binary: see above.
+        value_range: what values are black and white, where they do not say it.
 
     Raises:
-        DataError: the file is missing or unreadable, or does not hold images; it speaks of `argument`.
+        DataError: the file is missing or unreadable, or does not hold images; or more than one, and all are of one
+            colour once they are binary. It speaks of `argument`.
     """
     path = as_path(file, argument)
     if path.suffix == ".npz":
         first = numpy_files.read_first(path, f"`{argument}`")
-        arrays = as_pictures(first, f"`{argument}`", keep_colour=not is_binary)
+        arrays = as_pictures(first, f"`{argument}`", value_range, keep_colour=not is_binary)
     else:
         try:
             color = "grey" if is_binary else "keep"
-            arrays = (
-                {"": pictures.one(path, color)} if pictures.is_one(path) else {"": load(path, color=color)["train"]}
-            )
+            if pictures.is_one(path):
+                arrays = {"": pictures.one(path, color)}
+            else:
+                sets = load(
+                    path, color=color, value_range=value_range
+                )  # a file of test images may lie beside those of training
+                arrays = {"": sets.get((path.is_file() and set_named(path.name)) or "", sets["train"])}
         except DataError as error:
             raise DataError(str(error).replace("`dataset`", f"`{argument}`")) from None
     if not any(len(x) for x in arrays.values()):
         raise DataError(f"`{argument}` must be a file with images. Received: {file}, which has none.")
     [images] = arrays.values()
-    return threshold(images).astype("float32") if is_binary else eight_bit(images)
+    if not is_binary:
+        return eight_bit(images)
+    images = threshold(images).astype("float32")
+    if len(images) > 1 and (images == images.flat[0]).all():
+        raise DataError(
+            f"`{argument}` must have images with something in them, or `value_range` say what is black and white. "
+            f"Received: {file}, whose images are all {'white' if images.flat[0] else 'black'} at half grey."
+        )
+    return images
 
 
 def _as_existing(path):

@@ -8,6 +8,8 @@ import scipy.io
 from tf_ldiaf.data import arrays, hdf5
 from tf_ldiaf.errors import DataError
 
+_CHANNELS = (1, 3)
+_MANY = 4  # images, for a pixel of their larger side
 _FEWEST_PIXELS = 16  # of a picture in a row or a column
 
 
@@ -24,28 +26,48 @@ def shapes(path: pathlib.Path) -> dict[str, tuple[int, ...] | None]:
         DataError: the file cannot be read.
     """
     if is_hdf5(path):
-        return {name: shape and _images_first(shape[::-1])[0] for name, shape in hdf5.shapes(path).items()}
+        return {name: shape and _images_first(shape[::-1]) for name, shape in hdf5.shapes(path).items()}
     kinds = {"double", "single", "logical"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
     return {
-        name: _images_first(shape)[0] if kind in kinds else None for name, shape, kind in _asked(path, scipy.io.whosmat)
+        name: _images_first(shape) if kind in kinds else None for name, shape, kind in _asked(path, scipy.io.whosmat)
     }
 
 
 def read(path: pathlib.Path, name: str) -> np.ndarray:
-    """One of the arrays, with the images first; errors as of `shapes`."""
+    """One of the arrays, with the images first; errors as of `shapes`, and of one that may be read in two ways."""
     # MATLAB's first axis is HDF5's last.
     x = hdf5.read(path, name).T if is_hdf5(path) else _asked(path, scipy.io.loadmat, variable_names=[name])[name]
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif":
         raise DataError(f"`dataset` must have arrays of numbers. Received: {path}, whose {name} is not one.")
-    return np.moveaxis(x, -1, 0) if _images_first(x.shape)[1] else x
+    is_last = _is_last(x.shape)
+    if is_last is None:
+        raise DataError(
+            "`dataset` must say which axis of an array the images are along: [H, W, n], where n is more than H and W, "
+            f"or H and W are equal; or [n, H, W]. Received: {path}, whose {name} is {list(x.shape)}."
+        )
+    return np.moveaxis(x, -1, 0) if is_last else x
 
 
 def _images_first(shape):
-    """The shape with the axis of the images first, and whether it was the last one."""
-    is_last = len(shape) in (3, 4) and shape[-1] > max(shape[:2])
-    if len(shape) == 2:  # a row of numbers may end with a label
-        is_last = _is_picture(shape[0]) and not _is_picture(shape[1]) and not _is_picture(shape[1] - 1)
-    return ((shape[-1], *shape[:-1]) if is_last else tuple(shape)), is_last
+    """The shape with the axis of the images first."""
+    return (shape[-1], *shape[:-1]) if _is_last(shape) else tuple(shape)
+
+
+def _is_last(shape):
+    """Whether the axis of the images is the last one; None where it may be the first one, too."""
+    if len(shape) == 4 and (shape[2] in _CHANNELS) != (shape[3] in _CHANNELS):
+        return shape[2] in _CHANNELS
+    if len(shape) == 3 and len(set(shape)) == 2:
+        return shape[0] == shape[1] if shape[0] != shape[2] else None
+    if len(shape) == 3 and shape[2] == max(shape):
+        return True
+    if len(shape) in (3, 4):  # images are no strips
+        return False if shape[0] >= _MANY * max(shape[1:]) else None
+    if len(shape) == 2 and _is_picture(shape[0]):  # a row of numbers may end with a label
+        if _is_picture(shape[1]):
+            return None if shape[0] != shape[1] else False
+        return not _is_picture(shape[1] - 1)
+    return False
 
 
 def _is_picture(num):

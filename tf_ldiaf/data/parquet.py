@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -13,8 +13,16 @@ from tf_ldiaf.errors import DataError
 _NAMES = ("image", "img", "images", "picture", "pixels")
 
 
-def open_splits(files: Sequence[pathlib.Path], where: pathlib.Path, reading: pictures.Reading) -> dict[str, Source]:
-    """The sets of files whose names say train, valid or test, each of one file or of several; of others, train."""
+def open_splits(
+    files: Sequence[pathlib.Path], where: pathlib.Path, reading: pictures.Reading, columns: Collection[str] = ()
+) -> dict[str, Source]:
+    """The sets of files whose names say train, valid or test, each of one file or of several; of others, train.
+
+    Args:
+        files, where: they are, and the folder or file that was named.
+        reading: see there.
+        columns: what the column of images is called, if that is said.
+    """
     named: dict[str, list[pathlib.Path]] = {}
     for file in sorted(files):
         named.setdefault(
@@ -31,7 +39,7 @@ def open_splits(files: Sequence[pathlib.Path], where: pathlib.Path, reading: pic
     if "train" not in named:
         raise DataError(f"`dataset` must have a training set. Received: {where}, which has {', '.join(named)}.")
     return {
-        split: Source(functools.partial(_read, part, reading), functools.partial(_checksum, part))
+        split: Source(functools.partial(_read, part, reading, columns), functools.partial(_checksum, part))
         for split, part in named.items()
     }
 
@@ -40,14 +48,14 @@ def _checksum(files):
     return splits.checksum(compressed.whole(file) for file in files)
 
 
-def _read(files, reading):
-    found = [_one(file, reading) for file in files]
+def _read(files, reading, columns):
+    found = [_one(file, reading, columns) for file in files]
     if len({x.shape[1:] for x in found}) > 1:
         raise DataError(f"`dataset` must hold images of one size. Received: {files[0].parent}.")
     return np.concatenate(found)
 
 
-def _one(file, reading):
+def _one(file, reading, columns):
     import pyarrow
     import pyarrow.parquet
 
@@ -55,11 +63,12 @@ def _one(file, reading):
         opened = pyarrow.parquet.ParquetFile(file)
         schema = opened.schema_arrow
         fitting = [field for field in schema if _is_image(field.type)]
-        wanted = [field for field in fitting if field.name in _NAMES] or fitting
+        wanted = [field for field in fitting if field.name in (columns or _NAMES)] or ([] if columns else fitting)
         if len(wanted) != 1:
             raise DataError(
-                f"`dataset` must have one column of pictures or pixels, or one that is named image. Received: {file}, "
-                f"which has {', '.join(field.name for field in fitting) or 'none'}."
+                f"`dataset` must have one column of pictures or pixels, or one that is named image, or `arrays` must "
+                f"say it, as train:NAME. Received: {file}, which has "
+                f"{', '.join(field.name for field in fitting) or 'none'}."
             )
         size = sum(
             opened.metadata.row_group(i).column(j).total_uncompressed_size

@@ -1,9 +1,11 @@
 """Images in picture files: in a folder, or in a .zip or .tar archive."""
 
 import concurrent.futures
+import contextlib
 import functools
 import io
 import itertools
+import os
 import pathlib
 import sys
 import tarfile
@@ -87,7 +89,9 @@ def _unpacked(path) -> dict[str, bytes]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 arrays.check_size(sum(member.file_size for member in archive.infolist()), path)
-                return {member.filename: archive.read(member) for member in archive.infolist() if not member.is_dir()}
+                members = [member for member in archive.infolist() if not member.is_dir()]
+                # Some programs of Windows write its own separator.
+                return {member.filename.replace("\\", "/"): archive.read(member) for member in members}
         with tarfile.open(path) as archive:
             for member in archive:
                 size += member.size
@@ -100,7 +104,20 @@ def _unpacked(path) -> dict[str, bytes]:
     return found
 
 
+def readable(read: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    """What gives the content of a picture; of one that the machine does not give, that is what cannot be read."""
+
+    def content(name):
+        try:
+            return read(name)
+        except OSError as error:
+            raise _UnreadableError(error.strerror or str(error)) from None
+
+    return content
+
+
 def _open(path, names, read, reading):
+    read = readable(read)
     found, num_others = pictures_by_set(names, path)
     return {
         split: Source(
@@ -165,7 +182,8 @@ def _by_set(names, path) -> dict[str, list[str]]:
 def _crc(names, read):
     checksum = 0
     for name in names:
-        checksum = zlib.crc32(read(name), zlib.crc32(name.encode(), checksum))
+        with contextlib.suppress(_UnreadableError):  # left out, or said when pictures are read
+            checksum = zlib.crc32(read(name), zlib.crc32(os.fsencode(name), checksum))  # a name may be no text
     return checksum
 
 
@@ -189,7 +207,7 @@ def decoded(
     They are float32 if values are kept, and some have 16 or 32 bits.
 
     Args:
-        names, read: of the pictures, and what gives the content of one.
+        names, read: of the pictures, and what gives the content of one, see `readable`.
         where: they are, for errors.
         reading: see there.
         paper: the grey that transparent ones lie on. None: `paper_of` these pictures.
@@ -203,13 +221,15 @@ def decoded(
     def one(name):
         try:
             return as_pixels(read(name), paper, reading)
-        except (_UnreadableError, OSError) as error:
-            return _UnreadableError(str(error))
+        except _UnreadableError as error:
+            return error
 
     def several(first):
         return [one(name) for name in names[first : first + _PIECE]]
 
-    num_threads = _THREADS if names and len(read(names[0])) > _SMALL else 1
+    num_threads = 1
+    with contextlib.suppress(_UnreadableError):
+        num_threads = _THREADS if names and len(read(names[0])) > _SMALL else 1
     with concurrent.futures.ThreadPoolExecutor(num_threads) as threads:
         pieces = threads.map(several, range(0, len(names), _PIECE))
         is_quick = len(names) < _MANY or not sys.stdout.isatty()
@@ -258,17 +278,17 @@ def check_bright(found: np.ndarray, names: Sequence[str], read: Callable[[str], 
     Raises:
         DataError: a file has more than 8 bits, and no pixel of any is above a sixteenth of white.
     """
-    if found.dtype == "uint8" and found.max() <= _DARK and any(_is_deep(read(name)) for name in names[:_PIECE]):
+    if found.dtype == "uint8" and found.max() <= _DARK and any(_is_deep(read, name) for name in names[:_PIECE]):
         raise DataError(
             "`dataset` must have pictures whose white is 65535 (16 bits) or 1 (32 bits), or another that `value_range` "
             f"names, as 0,4095 for 12 bits. Received: {where}, where no pixel is above a sixteenth of white."
         )
 
 
-def _is_deep(content):
+def _is_deep(read, name):
     """Whether a picture file can be read, and has more than 8 bits."""
     try:
-        return as_pixels(content, 255, Reading(keep_values=True)).dtype != "uint8"
+        return as_pixels(read(name), 255, Reading(keep_values=True)).dtype != "uint8"
     except _UnreadableError:
         return False
 
@@ -298,7 +318,8 @@ def as_pixels(content: bytes, paper: int, reading: Reading) -> np.ndarray:
             if reading.image_size:
                 height, width = reading.image_size
                 low, high = pixels.getextrema() if pixels.mode == "F" else (0, 255)  # LANCZOS goes beyond them
-                pixels = np.clip(ImageOps.fit(pixels, (width, height), Image.Resampling.LANCZOS), low, high)
+                pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.LANCZOS)
+                return np.clip(np.asarray(pixels), low, high)
             return np.asarray(pixels)
     except UnidentifiedImageError:
         raise _UnreadableError("no picture of these kinds") from None
@@ -313,7 +334,8 @@ def is_one(path: pathlib.Path) -> bool:
 
 def one(path: pathlib.Path, color: str) -> np.ndarray:
     """The picture of a file, as the only one of `decoded`, whose errors it has. `color`: keep, or grey."""
-    return decoded([path.name], lambda name: path.read_bytes(), path.parent, Reading(keep_colour=color == "keep"))[0]
+    read = readable(lambda name: path.read_bytes())
+    return decoded([path.name], read, path.parent, Reading(keep_colour=color == "keep"))[0]
 
 
 def _drawn(picture, paper, reading):

@@ -44,6 +44,8 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
             more than memory should hold; a function: files that cannot be read, or images of more than one size.
     """
     meaning, path = _meaning(settings)
+    if settings.arrays and meaning not in (_FILE, _FOLDER):
+        raise _unnamed(settings)
     if settings.stream:
         return _open_stream(meaning, path, settings)
     if meaning == _DIGITS:
@@ -59,6 +61,11 @@ def _meaning(settings):
     """What `dataset` is the name of, and as a path."""
     dataset, path = settings.dataset, _as_path(settings.dataset)
     if dataset == "digits":
+        if path.is_dir():
+            raise DataError(
+                "`dataset` must mean one thing. Received: digits, a folder here and the digits of scikit-learn; "
+                "./digits is the folder, and in another working directory digits are those of scikit-learn."
+            )
         return _DIGITS, path
     is_path = path.is_absolute() or dataset.startswith((".", "~")) or path.is_file() or _ENDING.search(dataset)
     if path.is_dir() and (is_path or str(path) != dataset or not tfds.knows(dataset)):
@@ -100,14 +107,17 @@ def _reading(settings):
 
 
 def _of_file(path, settings):
-    kind, reading = _kind(path), _reading(settings)
-    if kind == _ARCHIVE:
+    kind, reading, chosen = _kind(path), _reading(settings), settings.chosen_arrays
+    if kind == _ARCHIVE and not chosen:
         return pictures.open_archive(path, reading)
     if kind == _PARQUET:
-        return parquet.open_splits(_siblings(path), path if len(_siblings(path)) == 1 else path.parent, reading)
+        where = path if len(_siblings(path)) == 1 else path.parent
+        return parquet.open_splits(_siblings(path), where, reading, chosen.values())
     if kind == _PICTURE:
         raise DataError(f"`dataset` must be a folder of pictures, not one of them. Received: {path}.")
-    siblings = {} if settings.arrays else _sets_of_files(_siblings(path))
+    if kind == _ARCHIVE:
+        raise _unnamed(settings)
+    siblings = {} if chosen else _sets_of_files(_siblings(path))
     if "train" not in siblings:
         return _of_arrays(path, kind, settings)
     return {split: _of_arrays(file, _kind(file), settings)["train"] for split, file in siblings.items()}
@@ -120,12 +130,29 @@ def _of_folder(path, settings):
     reading = _reading(settings)
     is_parquet = [file for file in files if file.suffix == ".parquet"]
     if is_parquet:
-        return parquet.open_splits(is_parquet, path, reading)
+        return parquet.open_splits(is_parquet, path, reading, settings.chosen_arrays.values())
+    if settings.arrays:
+        raise _unnamed(settings)
     named = [file for file in files if file.parent == path and splits.set_named(file.name)]
-    found = _sets_of_files([file for file in named if isinstance(_kind(file, or_none=True), types.ModuleType)])
+    found = _sets_of_files([file for file in named if _has_images(file)])
     if "train" in found:
         return {split: _of_arrays(file, _kind(file), settings)["train"] for split, file in found.items()}
     return pictures.open_folder(path, reading)
+
+
+def _unnamed(settings):
+    return DataError(
+        f"`arrays` needs a file whose arrays or columns have names. Received: {settings.arrays} for {settings.dataset}."
+    )
+
+
+def _has_images(file):
+    """Whether a file is of arrays, and no table of labels beside pictures."""
+    kind = _kind(file, or_none=True)
+    if kind is tables:
+        [shape] = tables.shapes(file).values()
+        return shape is not None and shape[1] >= splits.FEWEST_NUMBERS
+    return isinstance(kind, types.ModuleType)
 
 
 def _sets_of_files(files):
@@ -145,6 +172,8 @@ def _siblings(path):
 def _of_arrays(path, kind, settings):
     shapes = kind.shapes(path)
     is_one = set(shapes) == {""}
+    if is_one and settings.arrays:
+        raise _unnamed(settings)
     found = {"train": ""} if is_one else splits.arrays_by_set(shapes, str(path), settings.chosen_arrays)
 
     def source(name):
@@ -216,7 +245,8 @@ def read(splits: Mapping[str, Source], wanted: Iterable[str], settings: DataSett
     found = {name: splits[name].array() for name in wanted if name in splits}
     if all(x.dtype in ("uint8", "bool") and (x <= 1).all() for x in found.values()):
         found = {name: found[name] if name in found else splits[name].array() for name in splits}
-    images = arrays.as_pictures(found, "`dataset`", settings.values_from_to, settings.keeps_colour)
+    reading = settings.values_from_to, settings.keeps_colour, settings.image_size
+    images = arrays.as_pictures(found, "`dataset`", *reading)
     if settings.image_size:
         images = pictures.resized(images, settings.image_size)
     return {name: images[name] for name in wanted if name in splits}

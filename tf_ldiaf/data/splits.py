@@ -13,7 +13,7 @@ _WORDS = {"train": "train", "training": "train", "val": "valid", "valid": "valid
 _WORDS |= {"dev": "valid", "test": "test", "testing": "test", "t10k": "test"}
 _WORD = re.compile(r"t10k|[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # xTrain has two
 _LABELS = {"y", "label", "labels", "target", "targets", "class", "classes"}
-_MANY = 16  # a row of fewer numbers is no picture, unless its name says so
+FEWEST_NUMBERS = 16  # a row of fewer is no picture, unless its name says so
 
 
 class Source(typing.NamedTuple):
@@ -79,14 +79,14 @@ def arrays_by_set(
         chosen: what the user says of them. Otherwise names say it; or there is only one array that may be images.
 
     Raises:
-        DataError: neither says which array the training images are.
+        DataError: neither says which array the training images are; or another array may be images of them, too.
     """
     missing = [name for name in chosen.values() if name not in shapes]
     found = dict(chosen) if chosen else by_set(shapes, where)
     if not found:
         numbers = {name: shape for name, shape in shapes.items() if shape and not is_label(name)}
         images = [name for name, shape in numbers.items() if len(shape) > 2]
-        images = images or [name for name, shape in numbers.items() if len(shape) == 2 and shape[1] >= _MANY]
+        images = images or [name for name, shape in numbers.items() if len(shape) == 2 and shape[1] >= FEWEST_NUMBERS]
         if len(images) == 1:
             return {"train": images[0]}
     if missing or "train" not in found:
@@ -95,7 +95,20 @@ def arrays_by_set(
             "`dataset` must have arrays named like train, valid, test or x_train, x_val, x_test; or `arrays` must say "
             f"which they are, as train:NAME,test:NAME. Received: {where}, which has {listed[:300] or 'none'}."
         )
+    alike = [] if chosen else [name for name in shapes if name not in found.values() and not is_label(name)]
+    alike = [name for name in alike if _is_like(shapes[name], shapes[found["train"]])]
+    if alike:
+        raise DataError(
+            "`dataset` must have names of sets for all of its images, or `arrays` must say which they are, as "
+            f"train:{found['train']}. Received: {where}, in which {alike[0]} may be images, too."
+        )
     return found
+
+
+def _is_like(shape, of_images):
+    """Whether an array may have images of the same size."""
+    are_known = shape and of_images and shape[1:] == of_images[1:]
+    return are_known and (len(shape) > 2 or (len(shape) == 2 and shape[1] >= FEWEST_NUMBERS))
 
 
 def checksum(content: Iterable[bytes]) -> int:

@@ -22,7 +22,11 @@ class Pictures(Records):
     names: tuple[str, ...] = ()
 
     def read(self, path: tf.Tensor, first: tf.Tensor, num: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(list(self.names)).skip(tf.cast(first, tf.int64)).take(num)
+        return (
+            tf.data.Dataset.from_tensor_slices([os.fsencode(name) for name in self.names])
+            .skip(tf.cast(first, tf.int64))
+            .take(num)
+        )
 
     def checksum(self) -> int:
         """Of the names and sizes of the pictures."""
@@ -44,9 +48,7 @@ def open_stream(path: pathlib.Path, reading: pictures.Reading) -> dict[str, Reco
     sets, _ = pictures.pictures_by_set(pictures.names_in(path), path)
     sets["train"] = [sets["train"][i] for i in np.random.default_rng(0).permutation(len(sets["train"]))]
 
-    def content(name):
-        return (path / name).read_bytes()
-
+    content = pictures.readable(lambda name: (path / name).read_bytes())
     paper = pictures.paper_of(sets["train"], content)
 
     def read(names):
@@ -62,7 +64,7 @@ def open_stream(path: pathlib.Path, reading: pictures.Reading) -> dict[str, Reco
     shape = read([model]).shape[1:]
 
     def decoded(names):
-        x = read([model, *(name.decode() for name in names)])[1:]
+        x = read([model, *map(os.fsdecode, names)])[1:]
         if x.shape[1:] != shape:
             raise DataError(
                 "`dataset` must be all of colour, or `color` be grey. "

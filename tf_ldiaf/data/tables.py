@@ -1,6 +1,5 @@
 """Images in tables of text, a row each: CSV, .amat, and either in .gz."""
 
-import math
 import pathlib
 
 import numpy as np
@@ -10,6 +9,7 @@ from tf_ldiaf.data.splits import is_label
 from tf_ldiaf.errors import DataError
 
 _MOST_CLASSES = 1000
+_NUMBERS = {"", "id", "index", "unnamed: 0"}  # what a column of the rows' numbers is called
 
 
 def is_one(head: bytes) -> bool:
@@ -36,39 +36,38 @@ def shapes(path: pathlib.Path) -> dict[str, tuple[int, ...] | None]:
 def read(path: pathlib.Path, name: str) -> np.ndarray:
     """The numbers of all rows without their labels, [n, H * W]; errors as of `shapes`.
 
-    A column is labels if the header says so. Where the columns are one more than a square, the first or the last one
-    is: the one of whole numbers, or of far fewer different ones.
+    A column is labels, or a row's number, if the header says so. Where the columns are one more than a square, the
+    first or the last one is labels: the one that has all whole numbers from 0 or 1 to some other.
     """
     lines = compressed.whole(path).decode(errors="replace").splitlines()
     names = _cells(lines[0])
-    if all(map(_is_number, names)):
-        names = [""] * len(names)
-    else:
+    has_names = not all(map(_is_number, names)) or names == [str(i) for i in range(len(names))]
+    if has_names:
         lines = lines[1:]
     arrays.check_size(8 * len(lines) * len(names), path)
     try:
         x = np.loadtxt(lines, delimiter="," if "," in lines[0] else None, ndmin=2, comments=None)
     except (ValueError, IndexError, OverflowError) as error:
         raise DataError(f"`dataset` must be a table of numbers. Received: {path} ({error}).") from None
-    if any(map(is_label, names)):
-        return x[:, [not is_label(of_one) for of_one in names]]
+    is_pixel = [not has_names or not (is_label(of_one) or of_one.lower() in _NUMBERS) for of_one in names]
+    if not all(is_pixel):
+        return x[:, is_pixel]
     width = x.shape[1]
     if arrays.side_of_square(width) or not arrays.side_of_square(width - 1):
         return x
-    (few, column), (more, _) = sorted((_num_classes(x[:, column]), column) for column in (0, width - 1))
-    if 2 * few > more:
+    labels = [column for column in (0, width - 1) if _may_be_labels(x[:, column])]
+    if len(labels) != 1:
         raise DataError(
             f"`dataset` must have rows of pixels, after a line of names if one column is labels. Received: {path} with "
             f"{width} numbers in a row."
         )
-    return np.delete(x, column, axis=1)
+    return np.delete(x, labels, axis=1)
 
 
-def _num_classes(column):
-    """How many labels there are in a column; infinite if it cannot be labels."""
-    num = len(np.unique(column))
-    is_whole = (column == np.round(column)).all() and column.min() >= 0
-    return num if is_whole and 2 <= num <= _MOST_CLASSES else math.inf
+def _may_be_labels(column):
+    found = np.unique(column)
+    is_range = np.array_equal(found, found[0] + np.arange(len(found))) and found[0] in (0, 1)
+    return is_range and 2 <= len(found) <= _MOST_CLASSES
 
 
 def _cells(line):

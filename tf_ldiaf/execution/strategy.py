@@ -121,6 +121,7 @@ def one_voice(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """While workers compute together: only the chief prints, and each says so if another one is gone.
 
     Raises:
+        ConfigError: the memory is too small.
         WorkerError: another worker is gone.
     """
     try:
@@ -129,6 +130,11 @@ def one_voice(strategy: tf.distribute.Strategy) -> Iterator[None]:
             contextlib.redirect_stdout(sys.stdout if is_chief(strategy) else nowhere),
         ):
             yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ConfigError(
+            f"`batch_size` must be so small that its images fit into memory. Received: one too large ({reason})."
+        ) from None
     except _LOST as error:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise

@@ -31,6 +31,7 @@ class Explorer:
         saved_model: a folder that `tf_ldiaf.export` or `LDIAF.export` wrote.
         images: to pick from: whole numbers [n, H, W], or the path of what `data.read_images` takes; None: draws of
             the model.
+        value_range: what values of images in files, those of uploads too, are black and white; None: they say it.
 
     Raises:
         FileError: a folder without such a SavedModel, or images of another size.
@@ -47,9 +48,14 @@ class Explorer:
         (5, 4, 4)
     """
 
-    def __init__(self, saved_model: str | os.PathLike, images: np.ndarray | str | None = None):
+    def __init__(
+        self,
+        saved_model: str | os.PathLike,
+        images: np.ndarray | str | None = None,
+        value_range: tuple[float, float] | None = None,
+    ):
         self.path = paths.as_path(saved_model, "saved_model")
-        self.name = self.path.resolve().name
+        self.name, self.value_range = self.path.resolve().name, value_range
         self.model = sampling.load(self.path, *_QUESTIONS)
         shapes = {name: self._ask(name).structured_input_signature[1] for name in ("encode", "decode")}
         self.image_shape = tuple(shapes["encode"]["images"].shape[1:])
@@ -61,7 +67,7 @@ class Explorer:
                 f"Received: {saved_model}, of {self.image_shape}."
             )
         if isinstance(images, str):
-            images = data.read_images(images, "images", self.num_values == 2)
+            images = data.read_images(images, "images", self.num_values == 2, value_range)
         if images is not None and images.shape[1:] != self.image_shape:
             raise FileError(f"`images` must be images of {self.image_shape}. Received: {images.shape[1:]}.")
         self.graph = self._graph()

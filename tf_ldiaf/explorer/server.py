@@ -87,7 +87,7 @@ def make_app(explorer: Explorer) -> Starlette:
         return _answer(description)
 
     async def read(request: Request) -> Response:
-        file, kind = await _body(request), (explorer.image_shape, explorer.num_values)
+        file, kind = await _body(request), (explorer.image_shape, explorer.num_values, explorer.value_range)
         return _answer({"images": await run_in_threadpool(images_of, file, *kind)})
 
     return Starlette(

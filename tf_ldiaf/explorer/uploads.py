@@ -17,7 +17,9 @@ _MOST_PIXELS = 50_000_000
 _MOST_UNPACKED = 100_000_000  # bytes
 
 
-def images_of(file: bytes, image_shape: tuple[int, ...], num_values: int) -> np.ndarray:
+def images_of(
+    file: bytes, image_shape: tuple[int, ...], num_values: int, value_range: tuple[float, float] | None = None
+) -> np.ndarray:
     """Images [n, H, W] or [n, H, W, 3], whole numbers, at most 64, of a picture file or an .npz file.
 
     A picture is scaled to the model's size. For a model of 0 and 1 its pixels are thresholded at one half; ink is 1: in
@@ -28,15 +30,17 @@ def images_of(file: bytes, image_shape: tuple[int, ...], num_values: int) -> np.
         file: its content.
         image_shape: (H, W), or (H, W, 3).
         num_values: of a pixel: 2, or 256.
+        value_range: of an .npz file, as `data.read_images` takes it.
 
     Raises:
         RequestError: it is neither, or its images have another size.
     """
-    read = _of_npz if file.startswith(b"PK") else _of_picture
-    return read(file, image_shape, is_binary=num_values == 2)
+    if file.startswith(b"PK"):
+        return _of_npz(file, image_shape, num_values == 2, value_range)
+    return _of_picture(file, image_shape, num_values == 2)
 
 
-def _of_npz(file, image_shape, is_binary):
+def _of_npz(file, image_shape, is_binary, value_range):
     try:
         unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(file)).infolist())
     except (zipfile.BadZipFile, OSError, ValueError):
@@ -47,7 +51,7 @@ def _of_npz(file, image_shape, is_binary):
         path = pathlib.Path(place) / "the upload.npz"
         path.write_bytes(file)
         try:
-            found = data.read_images(str(path), is_binary=is_binary)[:MOST_AT_ONCE]
+            found = data.read_images(str(path), is_binary=is_binary, value_range=value_range)[:MOST_AT_ONCE]
         except DataError as error:
             raise RequestError(str(error).replace(str(path), path.stem)) from None
     if found.shape[1:] != image_shape:

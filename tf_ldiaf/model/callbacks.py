@@ -26,6 +26,17 @@ class EpochSchedules(keras.callbacks.Callback):
         model.epochs_done.assign_add(1)
 
 
+class AtEpochEnd(keras.callbacks.Callback):
+    """Does something when an epoch ends, after the callbacks before it and before those behind it."""
+
+    def __init__(self, does: typing.Callable[[], None]):
+        super().__init__()
+        self.does = does
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.does()
+
+
 class Watch(keras.callbacks.Callback):
     """Ends `fit` if a step went wrong: seen after steps 1, 2, 4, 8 ... of an epoch and before its validation.
 

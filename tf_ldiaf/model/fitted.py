@@ -1,6 +1,7 @@
 """How Keras fits and evaluates a model of images: what it is given, and what is wrong with it."""
 
 import typing
+import warnings
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow as tf
 from tf_ldiaf.data import batches, binarization
 from tf_ldiaf.errors import DataError, NonFiniteError
 from tf_ldiaf.execution.private import WithoutSymbolicBuild
-from tf_ldiaf.model.callbacks import EpochSchedules, Watch
+from tf_ldiaf.model.callbacks import AtEpochEnd, EpochSchedules, Watch
 from tf_ldiaf.model.metrics import Total
 
 # Images are checked so many at a time: the check's arrays stay small.
@@ -20,7 +21,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
     """A Keras model whose `fit`, `evaluate` and `predict` take images, and say so if they are not.
 
     A subclass has `pixels`, which says what its images are, an `objective`, the metrics `nonfinite_steps`, `bad_pixels`
-    and `bad_pixels_predicted`, which its steps update, and the variable `epochs_done`.
+    and `bad_pixels_predicted`, which its steps update, the variable `epochs_done`, and `gates`.
     """
 
     pixels: binarization.Pixels
@@ -68,19 +69,40 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             kwargs.setdefault("validation_batch_size", batch_size)
             order = {"batch_size": batch_size or 32, "seed": self.objective.seed, "epoch": self.epochs_done.value}
             x, y, batch_size, shuffle = batches.epoch_batches(x, **order), None, None, False
-        callbacks = keras.tree.flatten(callbacks or [])
-        averages = any(isinstance(each, keras.callbacks.SwapEMAWeights) for each in callbacks)
-        is_missing = self.compiled and self.optimizer.use_ema and not averages
-        averaging = [keras.callbacks.SwapEMAWeights()] if is_missing else []
-        # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        callbacks = [EpochSchedules(), *callbacks, Watch(), *averaging]
+        if kwargs.get("sample_weight") is not None and y is None and isinstance(x, np.ndarray):
+            y = np.zeros(len(x))  # Keras drops weights without labels
+        validation_data = _with_labels(validation_data)
+        callbacks, averaging = self._with_averaging(keras.tree.flatten(callbacks or []))
+        callbacks = [EpochSchedules(), *callbacks]
         shuffle = shuffle and not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
         kwargs |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         try:
-            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+            history = super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
         finally:
-            for callback in averaging:
-                callback.on_test_end()  # if a validation was broken off, averaged weights are in the model
+            if averaging:
+                averaging.on_test_end()  # if a validation was broken off, averaged weights are in the model
+        if self.gates.fixed is None and not self.gates.open.numpy().any():
+            warnings.warn(
+                "All gates are still shut, as they are in the first half of `structure_epochs`: no edge is learned "
+                "yet. So it is, too, if a callback restored weights of such an epoch.",
+                stacklevel=2,
+            )
+        return history
+
+    def _with_averaging(self, callbacks):
+        """The callbacks, and those by which they see averaged weights where they have to; and what averages, if so.
+
+        What is validated are averaged weights. So these are kept by whatever keeps the best weights.
+        """
+        averages = any(isinstance(each, keras.callbacks.SwapEMAWeights) for each in callbacks)
+        if averages or not self.compiled or not self.optimizer.use_ema:
+            return [*callbacks, Watch()], None
+        averaging = keras.callbacks.SwapEMAWeights()
+        best = [each for each in callbacks if _keeps_best(each)]
+        others = [each for each in callbacks if not _keeps_best(each)]
+        best = [AtEpochEnd(averaging.on_test_begin), *best, AtEpochEnd(averaging.on_test_end)] if best else []
+        # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
+        return [*others, *best, Watch(), averaging], averaging
 
     def _make_variables(self, x):
         """Weights, and what the optimizer keeps of them: Keras traces the first step twice if they are made in it."""
@@ -99,7 +121,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             if self.built and self.compiled:
                 self.optimizer.build(self.trainable_variables)
 
-    def evaluate(self, x=None, *args, return_dict: bool = False, **kwargs) -> typing.Any:
+    def evaluate(self, x=None, y=None, *args, return_dict: bool = False, **kwargs) -> typing.Any:
         """As Keras's; a list is in the order of `metrics_names`.
 
         Raises:
@@ -108,7 +130,8 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         x = images_of(x)
         if isinstance(x, np.ndarray):
             self.check_images(x)
-        logs = super().evaluate(x, *args, return_dict=True, **kwargs)
+            y = np.zeros(len(x)) if y is None and kwargs.get("sample_weight") is not None else y
+        logs = super().evaluate(x, y, *args, return_dict=True, **kwargs)
         self.check_pixels()
         return logs if return_dict else [logs[name] for name in self.metrics_names]
 
@@ -197,12 +220,31 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             )
 
 
+def _with_labels(validation_data):
+    """Validation data of images and weights, with labels between them: Keras drops weights without."""
+    if isinstance(validation_data, tuple) and len(validation_data) == 3 and validation_data[1] is None:
+        x, _, weight = validation_data
+        return x, np.zeros(len(x)), weight
+    return validation_data
+
+
+def _keeps_best(callback):
+    """Whether a callback of Keras keeps the weights of the epoch whose validation was best."""
+    return isinstance(callback, keras.callbacks.EarlyStopping) or getattr(callback, "save_best_only", False)
+
+
 def _is_one_image(shape):
-    """Whether the elements of a data set look like single images: their number in a batch is known, and their sides."""
+    """Whether the elements of a data set look like single images: all of their sides are known."""
     sides = tuple(shape)
-    is_grey = len(sides) == 2 and sides[0] == sides[1]
+    is_grey = len(sides) == 2
     is_of_channels = len(sides) == 3 and sides[2] in (1, 3, 4) and sides[1] > 4
     return None not in sides and (len(sides) == 1 or is_grey or is_of_channels)
+
+
+def are_rows(shape: tf.TensorShape) -> bool:
+    """Whether elements that should be batches look like single images: [H, W], or [H, W, C] of few channels C."""
+    sides = tuple(shape)
+    return len(sides) == 2 or (len(sides) == 3 and sides[2] in (1, 3, 4) and (sides[1] or 0) > 4)
 
 
 def images_of(x) -> typing.Any:

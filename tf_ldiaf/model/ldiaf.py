@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import typing
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ import tensorflow_probability as tfp
 
 from tf_ldiaf.config import Config, ModelSettings
 from tf_ldiaf.data import binarization
+from tf_ldiaf.errors import FileError
 from tf_ldiaf.fields import checked
 from tf_ldiaf.layers.decoders import AdditiveDecoder
 from tf_ldiaf.layers.encoders import make_decoder, make_encoder
@@ -18,11 +20,16 @@ from tf_ldiaf.layers.gates import Gates, edges_of
 from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
 from tf_ldiaf.layers.latent_graph import LatentGraph
 from tf_ldiaf.layers.likelihoods import make_likelihood
+from tf_ldiaf.layers.own_networks import input_shape_of, is_reshaped, last_activation
+from tf_ldiaf.model.fitted import are_rows
 from tf_ldiaf.model.questions import Questions
 from tf_ldiaf.model.served import ServedModel
 from tf_ldiaf.probability.bounds import Terms
 from tf_ldiaf.probability.likelihoods import grid_and_channels
 from tf_ldiaf.probability.noise import stateless_seed
+
+_EXPORTED = {"assets", "fingerprint.pb", "saved_model.pb", "variables"}
+_BOUNDED = ("sigmoid", "hard_sigmoid", "softmax", "tanh", "relu")  # activations
 
 
 @keras.saving.register_keras_serializable("tf_ldiaf")
@@ -89,6 +96,7 @@ class LDIAF(Questions):
         root_components: int = ModelSettings.root_components,
         initial_gate_prob: float = ModelSettings.initial_gate_prob,
         prior_flow_steps: int = ModelSettings.prior_flow_steps,
+        frozen: Sequence[tuple[str, Sequence[int]]] = (),
         **kwargs,
     ):
         kwargs.setdefault("dtype", "float32")
@@ -101,7 +109,7 @@ class LDIAF(Questions):
         nums = {"root_components": root_components, "likelihood_components": likelihood_components}
         nums |= {"residual_blocks": residual_blocks, "prior_flow_steps": prior_flow_steps}
         checked(ModelSettings, **sizes, **units, **nums, initial_gate_prob=initial_gate_prob)
-        self._frozen: Sequence[tuple[str, Sequence[int]]] = ()
+        self._frozen = tuple((name, tuple(places)) for name, places in frozen)
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
         if isinstance(decoder, str) and decoder != "additive":
@@ -160,18 +168,25 @@ class LDIAF(Questions):
             self.decoder = AdditiveDecoder(*sizes, numbers_per_pixel=numbers)
         if isinstance(self.decoder, AdditiveDecoder):
             self.decoder.check_fits(self.num_nodes, self.node_dim, self.image_shape)
-        self.encoder_input = self._input_shape_of("encoder", self.image_shape)
-        self.decoder_input = self._input_shape_of("decoder", (self.num_nodes * self.node_dim,))
+        latents = self.num_nodes, self.node_dim
+        self.encoder_input = input_shape_of(self.encoder, "encoder", self.image_shape) or self.image_shape
+        self.decoder_input = input_shape_of(self.decoder, "decoder", latents) or (math.prod(latents),)
         features, outputs = (
             network(keras.KerasTensor((None, *shape))).shape[1:]
             for network, shape in ((self.encoder, self.encoder_input), (self.decoder, self.decoder_input))
         )
         if len(features) != 1 or features[0] is None:
             raise ValueError(f"encoder must give features [B, F]. Received: one that gives {(None, *features)}.")
-        if None in outputs or math.prod(outputs) != self.numbers_per_image:
+        if None in outputs or not is_reshaped(outputs, self.numbers_shape):
             raise ValueError(
                 f"decoder must give {self.numbers_per_image} numbers for an image, {numbers} for each pixel of {grid}, "
                 f"as its likelihood needs. Received: one that gives {(None, *outputs)}."
+            )
+        activation = last_activation(self.decoder)
+        if activation in _BOUNDED and not self.own_likelihood:
+            raise ValueError(
+                "decoder must give logits or other numbers without bounds: its likelihood makes probabilities of them. "
+                f"Received: one that ends with {activation}."
             )
         if not self.likelihood_layer.built:
             self.likelihood_layer.build((None, *self.numbers_shape))
@@ -183,19 +198,6 @@ class LDIAF(Questions):
             if part.weights and not part.trainable_weights:
                 part.trainable = False
         self.built = True
-
-    def _input_shape_of(self, name, shape):
-        """What the network takes for each image or latent: the input shape that it was built with, or `shape`."""
-        network = getattr(self, name)
-        own = getattr(network, "input_shape", None) if network.built else None
-        if not isinstance(own, tuple) or None in own[1:]:
-            return shape
-        if math.prod(own[1:]) != math.prod(shape):
-            raise ValueError(
-                f"{name} must take {math.prod(shape)} numbers for each image, of shape {shape}. "
-                f"Received: one that takes {own[1:]}."
-            )
-        return own[1:]
 
     @property
     def gates(self) -> Gates:
@@ -243,22 +245,28 @@ class LDIAF(Questions):
             for name in ("encoder", "decoder", "likelihood")
             if config.get(name) is not None
         }
-        config = config | networks
-        frozen = config.pop("frozen", ())  # no argument: Keras's `trainable` of a part and of its weights
-        model = cls(**config)
-        model._frozen = tuple((name, tuple(places)) for name, places in frozen)
-        return model
+        return cls(**config | networks)
 
     def export(self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs) -> None:
         """Writes a SavedModel that needs nothing but TensorFlow; what it can be asked is said by `ServedModel`.
 
         Args:
-            filepath: a folder.
+            filepath: a new folder, or one of which this has made all.
             format: "tf_saved_model", the only one.
+
+        Raises:
+            FileError: the folder holds other files, such as a run's model card, which would speak of another model.
         """
         if format != "tf_saved_model":
             raise ValueError(f"format must be tf_saved_model. Received: {format}.")
         self._check_built("export")
+        folder = pathlib.Path(filepath)
+        others = [file.name for file in folder.iterdir() if file.name not in _EXPORTED] if folder.is_dir() else []
+        if others:
+            raise FileError(
+                f"`filepath` must be a folder with nothing but a SavedModel. Received: {folder}, which holds "
+                f"{', '.join(sorted(others)[:3])} too."
+            )
         served = ServedModel(self)
         tf.saved_model.save(served, os.fspath(filepath), signatures=served.concrete)
 
@@ -336,6 +344,11 @@ class LDIAF(Questions):
         """`features` of pixels that are not looked at."""
         x = self.shown(x)
         if not self.built:
+            if not tf.executing_eagerly() and are_rows(x.shape):
+                raise ValueError(
+                    "x must be batches of images, [B, H, W] or [B, H, W, C]. Received: elements of shape "
+                    f"{tuple(x.shape)}. If they are batches, call `model.build` with their shape first."
+                )
             self.build(x.shape)
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"x must be images of shape {self.image_shape}. Received: {tuple(x.shape[1:])}.")

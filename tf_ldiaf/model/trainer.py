@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tf_ldiaf.config import TrainingSettings
 from tf_ldiaf.data import binarization
-from tf_ldiaf.execution.private import without_gradient_sum
+from tf_ldiaf.execution.private import without_decay, without_gradient_sum
 from tf_ldiaf.fields import checked
 from tf_ldiaf.model.fitted import Fitted, images_of
 from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps, TermMeans, Total
@@ -64,7 +64,8 @@ class Trainer(Fitted):
         """As Keras's.
 
         Args:
-            optimizer: a Keras optimizer or its name. Weight decay is for kernels only.
+            optimizer: a Keras optimizer or its name. Weight decay leaves out biases, gates, the root's components, and
+                the gamma and beta of own normalisation; and what the optimizer leaves out already.
             seed: everything random in the steps is a function of it and of the step's number, but for dropout of own
                 networks, which counts its own draws.
             binarization: "dynamic" if training images are grey, uint8 in 0-255 or float in 0-1: each step draws its
@@ -105,7 +106,7 @@ class Trainer(Fitted):
             )
         if not optimizer.built:
             # Decay would pull a gate to 1/2. Keras does not save this with an optimizer, so it is said here.
-            optimizer.exclude_from_weight_decay(var_names=["scaled_logits", "bias", "component"])
+            without_decay(optimizer, ["scaled_logits", "bias", "component", "gamma", "beta"])
         without_gradient_sum(optimizer)  # `_step` sums before it clips
         self.objective = Objective(
             *(seed, binarization, clip_norm, kl_warmup_epochs, structure_epochs, final_temperature, edge_cost),
@@ -136,8 +137,8 @@ class Trainer(Fitted):
         entered once.
         """
         x, num_steps, weight = keras.utils.unpack_x_y_sample_weight(data)
-        x, step = images_of(x), self._program(self._step, "step")
-        if num_steps is None or not tf.is_tensor(num_steps) or num_steps.shape.rank:
+        x, weight, step = images_of(x), _by_image(weight), self._program(self._step, "step")
+        if num_steps is None or not tf.is_tensor(num_steps) or num_steps.shape.rank != 0:
             step(x, weight)
         else:
             tf.while_loop(lambda i: i < num_steps, lambda i: (step(x[i], None), i + 1)[1:], [0])
@@ -192,7 +193,11 @@ class Trainer(Fitted):
                 # Not from the start: an edge is worth nothing before its network has learned to use it.
                 price = objective.edge_cost * (1.0 - tf.convert_to_tensor(self.temperature))
                 loss += price * tf.reduce_sum(self.gates.probs())
-        gradients: typing.Any = tape.gradient(loss, [v.value for v in self.trainable_variables])
+        weights = [v.value for v in self.trainable_variables]
+        gradients = [
+            tf.zeros_like(of_one) if gradient is None else tf.convert_to_tensor(gradient)  # an embedding's is sparse
+            for of_one, gradient in zip(weights, tape.gradient(loss, weights), strict=True)
+        ]
         return gradients, self._values(terms), num_bad_pixels
 
     @staticmethod
@@ -205,7 +210,7 @@ class Trainer(Fitted):
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = images_of(x)
+        x, weight = images_of(x), _by_image(weight)
         so_far, num = tf.cast(self.evaluated_images.total.value, tf.int32), tf.shape(x)[0]  # by this replica
         self.evaluated_images.update_state(tf.cast(num, tf.float32))
         self.bad_pixels.update_state(self._num_bad_pixels(x, self.pixels))
@@ -254,6 +259,11 @@ class Trainer(Fitted):
 def global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
     """The square root of the sum of all squares, as `tf.linalg.global_norm`."""
     return tf.sqrt(tf.add_n([_sum(g**2) for g in gradients]))
+
+
+def _by_image(weight):
+    """Weights of images as [B], float32, in whatever type and shape Keras passes them on."""
+    return None if weight is None else tf.reshape(tf.cast(weight, tf.float32), [-1])
 
 
 def _sum(x):

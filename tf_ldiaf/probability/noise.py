@@ -7,6 +7,7 @@ import math
 import typing
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -78,6 +79,6 @@ def standard_normal(shape: Sequence, seed, first: Sequence = (0, 0)) -> tf.Tenso
 
 def stateless_seed(seed: typing.Any) -> tf.Tensor:
     """A stateless seed [2], int32, of what `tfd.Distribution.sample` takes: None for any, an int, or such a seed."""
-    if isinstance(seed, int):
-        return tf.constant([0, seed])
+    if isinstance(seed, int | np.integer):
+        return tf.constant([0, int(seed)])
     return tfp.random.sanitize_seed(seed)

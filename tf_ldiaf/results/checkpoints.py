@@ -18,6 +18,7 @@ from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results.run_folder import RunFolder, replacing
 
 _PROGRESS = "progress.json"
+_SECONDS_WITHOUT = 60.0  # of training, after which a run has checkpoints
 # What a disk, a limit or a permission may say of an undamaged file. (Keras unpacks archives in a temporary folder.)
 _NOT_DAMAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
 _NOT_DAMAGE |= {errno.ENOMEM, errno.EIO}
@@ -64,10 +65,16 @@ def read(folder: RunFolder, mends: bool = True) -> tuple[pathlib.Path, Progress]
         mends: whether it says on stderr if that is not the last one written, and removes that.
 
     Raises:
-        CheckpointError: all are damaged.
+        CheckpointError: all are damaged; or there is none of a run that has trained for longer than until the first.
         UnreadableError: nobody can say whether one is.
     """
     if not folder.last.exists() and not folder.previous.exists():
+        seconds = sum(row.get("seconds", 0.0) for row in folder.read_history())
+        if folder.report_file.exists() or seconds > _SECONDS_WITHOUT:
+            raise CheckpointError(
+                f"`run_dir` must hold {folder.last.name} or {folder.previous.name} in its checkpoints to be resumed. "
+                f"Received: {folder.path}, which has lost them; `overwrite` begins anew."
+            )
         return None
     damage = []
     for path in (folder.last, folder.previous):

@@ -42,8 +42,10 @@ def table(folders: Sequence[RunFolder]) -> str:
         for name, values in rows
     ]
     lines = [head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines]
-    if any(len({setting.get(name) for setting in settings}) > 1 for name in ("seed", "validation_fraction")):
-        lines += ["", "These runs may have other validation images: they depend on `seed` and `validation_fraction`."]
+    checksums = [folder.read_info().get("valid_checksum") for folder in folders]  # earlier versions have none
+    alike = [(setting.get("seed"), setting.get("validation_fraction")) for setting in settings]
+    if len(set(checksums)) > 1 or (None in checksums and len(set(alike)) > 1):
+        lines += ["", "These runs may have other validation images, so that their validation ELBOs do not compare."]
     return "\n".join(lines)
 
 

@@ -90,7 +90,7 @@ def evaluate(
         )
     print(data.described(config, images), flush=True)
     checkpoints.check_image_shape(model.image_shape, images.shape[1:], config.dataset)
-    train = _training_images(config, images) if edge_worth else None
+    train = _training_images(folder, config, images) if edge_worth else None
     stand = zlib.crc32(np.ascontiguousarray(images).data), best_checksum
     distribution.check_agreement(strategy, repr((num_importance_samples, batch_size, seed, *stand)))
     values = per_image(model, images, num_importance_samples, batch_size, seed, strategy, config.jit_compile)
@@ -127,13 +127,20 @@ def evaluate(
     }
 
 
-def _training_images(config, images):
+def _training_images(folder, config, images):
     """Those to measure edges with; what stands in the way is said before anything slow is done."""
     if config.stream:
         raise ConfigError("`edge_worth` needs training images in memory. Received: a run with `stream`.")
     if len(images) < 2:
         raise ConfigError("`edge_worth` needs two test images or more, for an error. Received: one.")
-    return data.load_training(config, config.seed).train
+    found = data.load_training(config, config.seed)
+    info = folder.read_info()
+    if any(info.get(f"{split}_checksum") not in (None, of_one) for split, of_one in found.checksums().items()):
+        raise DataError(
+            "`dataset` must have the training images that were there when the run was trained, for `edge_worth`. "
+            f"Received: {config.dataset}, whose training images are others now."
+        )
+    return found.train
 
 
 def _edge_worth(model, config, train, images, seed):

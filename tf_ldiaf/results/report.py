@@ -96,6 +96,7 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], graph: nx.Di
         f"| training ELBO in that epoch | {best['elbo']:.3f} nats |",
         f"| active units | {best['val_active_units']:.0f} of {config.num_nodes * config.node_dim} |",
         f"| epochs | {len(rows)} |",
+        f"| of them in the final phase | {epochs_text(config, folder)} |",
         "",
     ]
     shown_files = {"graph": folder.graph_file} if len(graph) > 1 else {}
@@ -114,6 +115,14 @@ def run_report(config: Config, folder: RunFolder, rows: list[dict], graph: nx.Di
             "",
         ]
     )
+
+
+def epochs_text(config: Config, folder: RunFolder) -> str:
+    """How many epochs of the final phase a run has trained, and was to train; errors as of `RunFolder`."""
+    done = sum(row["phase"] == "final" for row in folder.read_history())
+    before = folder.read_info().get("epochs_before", [])
+    planned = "" if done == config.epochs else f" of {config.epochs}"
+    return f"{done}{planned}" + "".join(f", first planned as {num}" for num in before)
 
 
 def metrics_table(metrics: dict) -> str:
@@ -186,6 +195,7 @@ def model_card(folder: RunFolder, image_shape: tuple[int, ...], name: str, graph
             raise FileError(f"{folder.metrics_file} must be what evaluate wrote. Received: {error!r}.") from None
     settings = " ".join(dataclasses.replace(config, dataset=config.dataset_name, data_dir="").to_flags())
     no_validation = " (the validation images were trained on like the others)" if not config.validation_fraction else ""
+    trained = f"Epochs of the final phase: {epochs_text(config, folder)}."
     learned = "learned" if config.learns_gates else "fixed"
     is_worth = any("stderr" in edge for _, _, edge in graph.edges(data=True))
     weights = " (what it is worth in nats)" if is_worth else " (gate probability)" if config.learns_gates else ""
@@ -210,6 +220,7 @@ A variational autoencoder of {" x ".join(map(str, image_shape))} {kind}, made wi
 
 `{config.method}`: N = {config.num_nodes} nodes of D = {config.node_dim}, T = {config.num_flow_steps} flow steps.
 Settings: `{settings}`.
+{trained}
 Versions: {", ".join(f"{package} {version}" for package, version in info["versions"].items())}.
 
 ## Numbers

@@ -6,21 +6,20 @@ import dataclasses
 import datetime
 import errno
 import fcntl
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
 import tempfile
 import typing
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from tf_ldiaf import paths
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import ConfigError, FileError
+from tf_ldiaf.results.provenance import git_commit, versions
 
 _SCRATCH = "part-"
 _PICTURES = ("curves.png", "graph.png", "samples.png", "reconstructions.png", "nodes.png")
@@ -30,7 +29,6 @@ CODES, THUMBNAILS = "codes.tsv", "thumbnails.png"
 _KEPT = (CODES, THUMBNAILS, "projector_config.pbtxt", "best.keras", "last.keras", "previous.keras")
 # What a file system says that knows no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-_PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "tensorflow-datasets", "numpy")
 
 
 class RunFolder:
@@ -170,12 +168,13 @@ class RunFolder:
                         for folder in made:
                             folder.rmdir()
 
-    def create(self, config: Config, test_checksum: int | None = None) -> None:
+    def create(self, config: Config, checksums: Mapping[str, int | None] = MappingProxyType({})) -> None:
         """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
 
         Args:
             config: the settings.
-            test_checksum: `data.test_checksum` of them, for `evaluate` to compare; None: it is not to compare.
+            checksums: of the images, for `evaluate` and `compare`: of `train`, `valid` and `test`; None: that of a set
+                is not to be compared.
 
         Raises:
             FileError: it cannot be written.
@@ -183,8 +182,9 @@ class RunFolder:
         info = {
             "settings": config.to_json(),
             "versions": versions(),
-            "git_commit": _git_commit(),
-            "test_checksum": test_checksum,
+            "git_commit": git_commit(),
+            **{f"{split}_checksum": checksums.get(split) for split in ("train", "valid", "test")},
+            "epochs_before": [],  # of the final phase, before each time that it was made longer
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         # A process that is killed in between leaves a run, or an empty folder.
@@ -200,12 +200,20 @@ class RunFolder:
         write_atomically(self.config_file, json.dumps(info, indent=2))
 
     def keep_changes(self, config: Config) -> None:
-        """Writes down where the run's images are now, and how long it is to be; errors as of `create`."""
-        changes = {name: getattr(config, name) for name in ("dataset", "data_dir", "epochs")}
-        changed = dataclasses.replace(self.read_config(), **changes)
-        if changed != self.read_config():
-            info = self.read_info() | {"settings": changed.to_json()}
+        """Writes down what may differ in a run that goes on, such as its length; errors as of `create`."""
+        before, info = self.read_config(), self.read_info()
+        changes = {name: getattr(config, name) for name in ("dataset", "data_dir", "epochs", "on_nonfinite")}
+        changed = dataclasses.replace(before, **changes)
+        if changed != before:
+            longer = [before.epochs] if changed.epochs != before.epochs else []
+            info |= {"settings": changed.to_json(), "epochs_before": [*info.get("epochs_before", []), *longer]}
             write_atomically(self.config_file, json.dumps(info, indent=2))
+
+    def goes_on(self) -> None:
+        """Removes what says of a finished training what may soon not be so."""
+        self.report_file.unlink(missing_ok=True)
+        if not self.metrics_file.is_file() or "best_checksum" not in self.read_metrics():
+            self.metrics_file.unlink(missing_ok=True)  # others say of which weights they are
 
     def check_pictures(self) -> None:
         """Says if a picture that the report would replace is not one of ours.
@@ -370,29 +378,3 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 def _cell(value):
     return value if isinstance(value, str) else str(int(value)) if float(value).is_integer() else repr(float(value))
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, this package and those it computes with."""
-    from tf_ldiaf import __version__
-
-    return {"python": platform.python_version(), "tf_ldiaf": __version__} | {
-        name: importlib.metadata.version(name) for name in _PACKAGES
-    }
-
-
-def _git_commit():
-    here = pathlib.Path(__file__).parent
-    git = ["git", "-C", here]
-    try:
-        # A package that is installed inside another project's checkout has no commit of its own.
-        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
-        commit = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip()

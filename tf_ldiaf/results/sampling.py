@@ -15,7 +15,14 @@ from tf_ldiaf.errors import FileError
 from tf_ldiaf.results import pictures
 
 
-def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: str = "") -> pathlib.Path:
+def write_images(
+    saved_model: str,
+    out: str,
+    num: int,
+    seed: int,
+    reconstruct: str = "",
+    value_range: tuple[float, float] | None = None,
+) -> pathlib.Path:
     """Writes samples, or reconstructions below their originals, as a picture and as arrays.
 
     Args:
@@ -24,6 +31,7 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
         num: samples; or how many images of the file are reconstructed, at most.
         seed: seed of the draws.
         reconstruct: images as `data.read_images` takes them; "" for samples.
+        value_range: of these images, as it takes it, too.
 
     Returns:
         The .npz file beside the picture: `probs`, `images`, and `originals` of reconstructions.
@@ -42,7 +50,7 @@ def write_images(saved_model: str, out: str, num: int, seed: int, reconstruct: s
     signatures, is_binary = model.signatures, num_values(model) == 2
     if reconstruct:
         sizes = signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:]
-        x = data.read_images(reconstruct, "reconstruct", is_binary)[:num]
+        x = data.read_images(reconstruct, "reconstruct", is_binary, value_range)[:num]
         if x.shape[1:] != tuple(sizes):
             raise FileError(f"`reconstruct` must hold images of {tuple(sizes)}. Received: {x.shape[1:]}.")
         x = x if is_binary else x / np.float32(255)

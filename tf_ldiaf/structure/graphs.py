@@ -46,7 +46,16 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
     for name, part in copy.parts().items():
         if name != "gates":
             part.set_weights(model.parts()[name].get_weights())
+            _finalize(part)
     return copy
+
+
+def _finalize(layer):
+    """Keras's preprocessing layers compute with numbers that they make of their weights, and not when these are set."""
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
+    for inner in getattr(layer, "layers", []):
+        _finalize(inner)
 
 
 def renumbered(model: LDIAF, nodes: Sequence[int], edges: Sequence[tuple[int, int]]) -> LDIAF:

@@ -41,6 +41,11 @@ class Refits:
     ):
         if binarization == "dynamic" and held_out is None and not isinstance(x, data.Records):
             raise ValueError("held_out must be images of 0 and 1 where x is grey. Received: None.")
+        if model.gates.fixed is None and not model.gates.open.numpy().any():
+            raise ValueError(
+                "model must have edges that are given, or that have been learned. Received: one whose gates are still "
+                "shut, as they are in the first half of `structure_epochs`."
+            )
         x, held_out = apart(x, held_out, seed)
         self.edges, self.held_out = model.edges, held_out
         self.model = copy = with_edges(model, model.edges)

@@ -97,7 +97,8 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
         WorkerError: the workers of a cluster do not agree.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    is_chief, shape, checksum = distribution.is_chief(strategy), images.train.shape[1:], _checksum(images)
+    is_chief, shape = distribution.is_chief(strategy), images.train.shape[1:]
+    checksum = zlib.crc32(np.ascontiguousarray(images.valid).data, images.checksums()["train"])
     # Before anything is read: the chief may just have replaced a run.
     distribution.check_agreement(strategy, repr((dataclasses.replace(config, data_dir=""), checksum)))
     start = Progress("structure" if config.learns_gates else "final", 0, 0, [], [], [], list(shape), checksum, [], None)
@@ -113,7 +114,8 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
         raise CheckpointError(
             f"`run_dir` must be resumed with the version that began it. Received: {folder.path}, of an earlier version."
         )
-    is_longer = folder.read_config().epochs < config.epochs
+    epochs_before = folder.read_config().epochs
+    is_longer = epochs_before < config.epochs
     if is_longer and stopped_early(progress.rows, "final", config):
         raise ConfigError(
             f"`epochs` makes no run longer that early stopping has ended. Received: {config.epochs} for one of "
@@ -122,6 +124,8 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
     if is_chief:
         folder.check_pictures()
         folder.keep_changes(config)
+        if is_longer and config.learning_rate_schedule == "cosine":
+            print(f"The learning rate is now that of {config.epochs} epochs, and no longer that of {epochs_before}.")
     if progress.launch and strategy.num_replicas_in_sync > 1:
         raise ConfigError(
             "`distribute` must be none until the epoch is finished that a run was stopped in. "
@@ -135,12 +139,6 @@ def train(config: Config, images: data.TrainingImages, folder: RunFolder, strate
             scratch = RunFolder(held.enter_context(tempfile.TemporaryDirectory()))
             run = dataclasses.replace(run, folder=scratch)
         run.train(model, progress)
-
-
-def _checksum(images):
-    train = images.train
-    checksum = train.checksum() if isinstance(train, data.Records) else zlib.crc32(np.ascontiguousarray(train).data)
-    return zlib.crc32(np.ascontiguousarray(images.valid).data, checksum)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,7 +308,7 @@ class _Run:
         if progress.epoch or progress.launch:
             print(f"Continuing after {progress.launch / launches + progress.epoch:.4g} epochs.", flush=True)
         model = model or self.model_of(progress)
-        self.folder.metrics_file.unlink(missing_ok=True)  # they would speak of weights that are about to change
+        self.folder.goes_on()
         # Not two fits where an epoch has been begun: Keras puts averaged weights in place at the end of each.
         reading = images.train.readable() if isinstance(images.train, data.Records) else contextlib.nullcontext()
         size = max(1, min(_VALIDATION_BATCH, _MOST_NUMBERS // model.numbers_per_image))
