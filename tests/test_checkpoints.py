@@ -57,6 +57,19 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert checkpoints.read(RunFolder(tmp_path)) is None
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(folder, finished):
+    for file in (folder.last, folder.previous):
+        file.unlink()
+    assert checkpoints.read(folder) is None
+    if finished:
+        folder.report_file.write_text("what came out")
+    else:
+        folder.write_history([{"phase": "final", "epoch": epoch, "seconds": 31.0} for epoch in (1, 2)])
+    with pytest.raises(CheckpointError, match=r"`run_dir` must hold last\.keras.*which has lost them; `overwrite`"):
+        checkpoints.read(folder)
+
+
 def truncated(content):
     return content[: len(content) // 2]
 

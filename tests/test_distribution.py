@@ -11,11 +11,14 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_bad_input import refusal
 from test_data import numbered
 from test_records import prepare
 
 from tests.test_cli import command, environment
+from tf_ldiaf.errors import ConfigError
+from tf_ldiaf.execution import strategy
 from tf_ldiaf.results import checkpoints
 from tf_ldiaf.results.run_folder import RunFolder
 
@@ -323,3 +326,12 @@ def test_a_signal_ends_the_waiting_for_workers(tmp_path):
     assert (waiting.returncode, errors) == (143, "\ntrain: terminated.\n")
     assert time.monotonic() - began < 60  # of 120
     assert not os.listdir(tmp_path)
+
+
+def test_too_little_memory_is_one_sentence():
+    too_little = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor\nof a shape")
+    with (
+        pytest.raises(ConfigError, match=r"`batch_size` .*fit into memory.*\(OOM when allocating a tensor\)\.$"),
+        strategy.one_voice(tf.distribute.get_strategy()),
+    ):
+        raise too_little

@@ -171,3 +171,108 @@ def test_batches_of_as_many_rows_as_pixels_are_no_images():
     model = small()
     model.fit(batches(GREY[:8].reshape(8, 16) // 128), verbose=0)
     assert model.image_shape == (16,)
+
+
+# Weights of images
+
+
+def of_tf_data(x, weight):
+    return {"x": tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)), weight)).batch(8)}
+
+
+def of_arrays(x, weight):
+    return {"x": x, "sample_weight": weight, "batch_size": 8, "shuffle": False}
+
+
+@pytest.mark.parametrize("give", [of_arrays, of_tf_data])
+@pytest.mark.parametrize("kind", ["float64", "int32"])
+def test_images_without_weight_are_not_learned_from(give, kind):
+    """Those of weight 0 may be any others, although no labels are given."""
+    weight = (np.arange(40) % 2).astype(kind)
+    others = np.where(weight[:, np.newaxis, np.newaxis] > 0, X, 1 - X)
+    ours, theirs, plain = make(), make(), make()
+    for model, x in ((ours, X), (theirs, others)):
+        model.fit(**give(x, weight), verbose=0)
+    assert_equal(ours, theirs)
+    plain.fit(**give(X, np.ones(40)), verbose=0)
+    assert (plain.get_weights()[-1] != ours.get_weights()[-1]).any()
+
+
+def test_weights_count_in_a_validation_and_an_evaluation():
+    weight, model = np.repeat([0, 1], 20), make()
+    half = model.evaluate(X, sample_weight=weight, verbose=0, return_dict=True)["elbo"]
+    assert abs(half - model.evaluate(X, verbose=0, return_dict=True)["elbo"]) > 1e-3
+    history = model.fit(X, verbose=0, validation_data=(X, None, weight)).history
+    np.testing.assert_allclose(
+        history["val_elbo"], model.evaluate(X, sample_weight=weight, verbose=0, return_dict=True)["elbo"], rtol=1e-5
+    )
+
+
+# Callbacks
+
+
+@pytest.mark.parametrize("kind", ["early stopping", "checkpoint"])
+def test_what_is_best_has_the_weights_that_were_validated(kind, tmp_path):
+    """They are averages; `use_ema` is the optimizer's."""
+    model, file = make(keras.optimizers.Adam(0.3, use_ema=True, ema_momentum=0.8)), tmp_path / "best.keras"
+    callback = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+    if kind == "checkpoint":
+        callback = keras.callbacks.ModelCheckpoint(file, save_best_only=True)
+    history = model.fit(X[:8], batch_size=8, epochs=12, verbose=0, validation_data=X[8:], callbacks=[callback]).history
+    assert history["val_loss"][-1] > min(history["val_loss"])
+    found = keras.models.load_model(file) if kind == "checkpoint" else model
+    loss = found.evaluate(X[8:], verbose=0, return_dict=True)["loss"]
+    np.testing.assert_allclose(loss, min(history["val_loss"]), rtol=1e-5)
+
+
+def test_edges_that_are_not_learned_yet_are_said(shut):
+    with pytest.warns(UserWarning, match=r"gates are still shut.*no edge is learned yet"):
+        small().fit(X, verbose=0)
+    with pytest.raises(ValueError, match=r"^model must have edges.*gates are still shut"):
+        structure.edge_worth(shut, X, num_steps=1)
+    model = small()
+    model.fit(X, epochs=4, verbose=0)
+    assert model.gates.open.numpy().any()
+
+
+# Elements that are no batches of images
+
+
+def test_a_generator_of_single_images_is_refused():
+    with pytest.raises(ValueError, match=r"x must be batches of images.*Received: elements of shape \(None, 4\)"):
+        small().fit(((image,) for image in X), steps_per_epoch=2, verbose=0)
+
+
+def test_labels_of_an_unknown_number_of_axes_are_ignored():
+    def with_label(i):
+        label = tf.numpy_function(lambda i: i, [i], tf.int64)
+        return tf.gather(X, i), label
+
+    model = small()
+    model.build((None, 4, 4))
+    history = model.fit(tf.data.Dataset.range(40).map(with_label).batch(8), verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_a_seed_may_be_numpy_s():
+    model = make()
+    draws = [model.sample(3, seed=seed)["images"] for seed in (7, np.int64(7), np.int32(7))]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    np.testing.assert_array_equal(draws[0], draws[2])
+
+
+def test_weight_decay_leaves_out_what_the_user_says_and_what_is_no_kernel():
+    optimizer = keras.optimizers.AdamW(1e-9, weight_decay=1e8)
+    layers = [keras.layers.Dense(8), keras.layers.Dense(8, name="mine"), keras.layers.BatchNormalization()]
+    layers += [keras.layers.PReLU()]
+    encoder = keras.Sequential([keras.Input((16,)), *layers])
+    optimizer.exclude_from_weight_decay(var_list=[encoder.layers[1].kernel], var_names=["alpha"])
+    model = LDIAF(num_nodes=1, num_flow_steps=0, encoder=encoder, **SMALL)
+    model.compile(optimizer, jit_compile=False)
+    model.build((None, 4, 4))
+    for weight in model.trainable_weights:
+        weight.assign(tf.ones(weight.shape))
+    model.fit(X, epochs=1, batch_size=40, verbose=0)
+    for weight in model.trainable_weights:
+        is_decayed = weight.name == "kernel" and "mine" not in weight.path
+        assert (abs(float(tf.reduce_max(abs(weight.value))) - 1.0) > 0.05) == is_decayed, weight.path

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_ldiaf import LDIAF, Config
+from tf_ldiaf import LDIAF, Config, structure
 from tf_ldiaf.layers import AdditiveDecoder, InverseAutoregressiveFlow
 
 tfd = tfp.distributions
@@ -257,3 +257,66 @@ def test_own_layers_know_when_they_are_trained(images):
     assert not np.array_equal(dropped, model.features(x, training=True) == 0.0)
     model(x, training=True)
     assert not np.array_equal(norm.moving_mean, kept)
+
+
+# What is refused, or must not be misled by
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [keras.layers.Dense(9, "sigmoid")],
+        [keras.layers.Dense(9), keras.layers.Activation("tanh"), keras.layers.Reshape((3, 3))],
+        [keras.Sequential([keras.layers.Dense(9), keras.layers.Softmax()])],
+        [keras.layers.Dense(9), keras.layers.ReLU()],
+    ],
+)
+def test_a_decoder_that_ends_with_probabilities_is_refused(last):
+    model = LDIAF(num_nodes=1, node_dim=2, decoder=keras.Sequential([keras.Input((2,)), *last]))
+    with pytest.raises(ValueError, match=r"^decoder must give logits.*Received: one that ends with \w+\."):
+        model.build((None, 3, 3))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1), (2, 10)])
+def test_networks_whose_sides_are_others_are_refused(shape):
+    encoder = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(6)])
+    with pytest.raises(ValueError, match=r"^encoder must take 20 numbers for each image, of shape \(4, 5\)"):
+        LDIAF(num_nodes=1, node_dim=2, encoder=encoder).build((None, 4, 5))
+    decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(20), keras.layers.Reshape(shape)])
+    with pytest.raises(ValueError, match=r"^decoder must give 20 numbers for an image"):
+        LDIAF(num_nodes=1, node_dim=2, decoder=decoder).build((None, 4, 5))
+
+
+@pytest.mark.parametrize("shape", [(20,), (4, 5), (4, 5, 1), (1, 4, 5)])
+def test_networks_whose_axes_are_joined_or_added_are_taken(shape):
+    encoder = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(6)])
+    decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(20), keras.layers.Reshape(shape)])
+    LDIAF(num_nodes=1, node_dim=2, encoder=encoder, decoder=decoder).build((None, 4, 5))
+
+
+def test_an_encoder_that_was_adapted_stays_so_in_copies_with_other_edges():
+    x = np.random.default_rng(0).integers(0, 256, (30, 3, 3)).astype("uint8")
+    norm = keras.layers.Normalization(axis=None)
+    norm.adapt(x / 255)
+    encoder = keras.Sequential([keras.Input((3, 3)), norm, keras.layers.Flatten(), keras.layers.Dense(6)])
+    model = LDIAF(num_nodes=2, node_dim=2, edges=[(2, 1)], encoder=encoder, likelihood="discretized_logistic")
+    model.build((None, 3, 3))
+    np.testing.assert_array_equal(structure.with_edges(model, [(2, 1)]).encode(x), model.encode(x))
+
+
+def test_embeddings_and_weights_without_a_gradient_are_fitted(images):
+    class Patches(keras.layers.Layer):
+        def build(self, shape):
+            self.places, self.unused = keras.layers.Embedding(9, 4), self.add_weight((3,), name="unused")
+            self.places.build((9,))
+
+        def call(self, x):
+            return keras.ops.reshape(x, (-1, 9, 1)) * self.places(keras.ops.arange(9))
+
+    encoder = keras.Sequential([keras.Input((3, 3)), Patches(), keras.layers.Flatten(), keras.layers.Dense(6)])
+    model = LDIAF(num_nodes=1, node_dim=2, encoder=encoder)
+    model.compile("adam", jit_compile=False)
+    model.build((None, 3, 3))
+    before = model.encoder.layers[0].places.get_weights()[0]
+    model.fit(images(16), batch_size=4, epochs=2, verbose=0)
+    assert (model.encoder.layers[0].places.get_weights()[0] != before).all(axis=1).any()

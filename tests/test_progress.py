@@ -108,9 +108,9 @@ def test_clock(seconds, text):
 def runs(tmp_path):
     """Makes a run with these settings, in which a gate was learned, and which was or was not evaluated."""
 
-    def make(name, metrics=None, method="ldiaf", test_checksum=None, **settings):
+    def make(name, metrics=None, method="ldiaf", checksums=None, **settings):
         folder = RunFolder(tmp_path / name)
-        folder.create(Config(method=method, num_nodes=2, structure_epochs=1, **settings), test_checksum)
+        folder.create(Config(method=method, num_nodes=2, structure_epochs=1, **settings), checksums or {})
         rows = [ROW | {"phase": phase, "epoch": 1, "seconds": 40.0} for phase in ("structure", "final")]
         folder.write_history(rows)
         edge = {"parent": 2, "child": 1, "kept": True, "nats": 1.0, "stderr": 0.1}
@@ -167,7 +167,7 @@ def test_runs_of_other_images_do_not_compare(runs):
     with pytest.raises(ConfigError, match=r"^Runs must be of the same images and binarisation .* digits .* and mnist"):
         comparison.table([ours, theirs])
     with pytest.raises(ConfigError, match=r"digits .* with other test images"):
-        comparison.table([runs("d", test_checksum=1), runs("e", test_checksum=2)])
+        comparison.table([runs("d", checksums={"test": 1}), runs("e", checksums={"test": 2})])
     with pytest.raises(ConfigError, match=r"digits .* with another image_size"):
         comparison.table(
             [runs("f", dataset="digits", image_size=(8, 8)), runs("g", dataset="digits", image_size=(4, 4))]
@@ -205,6 +205,9 @@ def test_a_run_twice_or_one_with_damaged_files_is_one_sentence(runs):
 def test_runs_that_may_have_other_validation_images_are_told(runs):
     assert "other validation images" in comparison.table([runs("a"), runs("b", seed=1)])
     assert "other validation images" not in comparison.table([runs("c"), runs("d", epochs=3)])
+    ours, alike, others = (runs(f"{num}", checksums={"valid": num // 2}, seed=num) for num in (2, 3, 4))
+    assert "other validation images" not in comparison.table([ours, alike])
+    assert "other validation images" in comparison.table([ours, others])
 
 
 def test_the_command_draws_the_curves_and_leaves_a_run_s_own_alone(runs, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """SavedModel, sampling and evaluation of one small trained run."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -197,6 +198,39 @@ def test_model_card_without_metrics_says_so(run, model, tmp_path):
     )
 
 
+def test_a_run_that_was_made_longer_says_so(run, model, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    [epochs] = {row["epoch"] for row in folder.read_history()[-1:]}
+    assert report.epochs_text(folder.read_config(), folder) == f"{epochs:.0f}"
+    config = dataclasses.replace(folder.read_config(), epochs=int(epochs) + 1, on_nonfinite="skip")
+    before = folder.best_checksum()
+    training.train(config, data.load_training(config, config.seed), folder)
+    assert "The learning rate is now that of" in capsys.readouterr().out
+    assert folder.read_config() == config
+    text = f"{epochs + 1:.0f}, first planned as {epochs:.0f}"
+    assert f"| of them in the final phase | {text} |" in folder.report_file.read_text()
+    graph = pictures.latent_graph([[0, 1], [0, 0]])
+    assert f"Epochs of the final phase: {text}." in report.model_card(folder, model.image_shape, "name", graph)
+    assert folder.is_evaluated() == (folder.best_checksum() == before)
+    assert folder.read_metrics() == run.read_metrics()
+
+
+def test_a_model_is_not_exported_into_the_folder_of_a_run_s(model, exported):
+    card = (exported / "README.md").read_text()
+    with pytest.raises(FileError, match=r"`filepath` must be a folder with nothing but a SavedModel.*README\.md"):
+        model.export(exported)
+    assert (exported / "README.md").read_text() == card
+
+
+def test_edges_are_measured_with_the_training_images_of_the_run(run, tmp_path):
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    info = folder.read_info()
+    info["train_checksum"] = data.load_training(folder.read_config(), 0).checksums()["train"] + 1
+    folder.config_file.write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"must have the training images that were there.*for `edge_worth`"):
+        evaluation.evaluate(folder, 1, 100, edge_worth=True)
+
+
 # Sampling
 
 
@@ -243,7 +277,7 @@ def test_reconstructions_stand_below_their_originals(exported, model, tmp_path):
 
 
 def test_images_that_do_not_fit_the_model(exported, tmp_path):
-    np.savez(tmp_path / "in.npz", x=np.zeros((2, 28, 28), "uint8"))
+    np.savez(tmp_path / "in.npz", x=np.tile(np.eye(28), (2, 1, 1)))
     with pytest.raises(FileError, match=r"`reconstruct` must hold images of \(8, 8\). Received: \(28, 28\)"):
         sampling.write_images(str(exported), str(tmp_path / "a.png"), 1, 0, reconstruct=str(tmp_path / "in.npz"))
     with pytest.raises(DataError, match=r"`reconstruct` must be a file that exists"):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -45,6 +46,8 @@ def trained(tmp_path_factory):
     said = run([*TRAIN, "--dataset=data.npz", "--run_dir=my run"], place, output)
     assert "Images of data.npz: 64 to train and 9 to validate with; 4 x 4 pixels" in said
     assert "--run_dir='my run'" in said
+    found = RunFolder(place / "my run").read_info()
+    assert [found[f"{split}_checksum"] for split in ("train", "valid")] == [zlib.crc32(X), zlib.crc32(X[:9])]
     run(["export", "--run_dir=my run", "--out=saved"], place, output)
     return place
 

@@ -199,9 +199,8 @@ def read_images(
             if pictures.is_one(path):
                 arrays = {"": pictures.one(path, color)}
             else:
-                sets = load(
-                    path, color=color, value_range=value_range
-                )  # a file of test images may lie beside those of training
+                sets = load(path, color=color, value_range=value_range)
+                # A file of test images may lie beside one of training images.
                 arrays = {"": sets.get((path.is_file() and set_named(path.name)) or "", sets["train"])}
         except DataError as error:
             raise DataError(str(error).replace("`dataset`", f"`{argument}`")) from None

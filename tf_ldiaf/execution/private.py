@@ -61,8 +61,8 @@ def without_decay(optimizer, names: list[str]) -> None:
     Keras's own method forgets what was left out before. Tried with keras 3.15.
     """
     variables = getattr(optimizer, "_exclude_from_weight_decay", set())
-    before = getattr(optimizer, "_exclude_from_weight_decay_pattern", None) or []
-    optimizer.exclude_from_weight_decay(var_names=[*before, *names])
+    before = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    optimizer.exclude_from_weight_decay(var_names=[*([before.pattern] if before else []), *names])
     optimizer._exclude_from_weight_decay |= variables
 
 
