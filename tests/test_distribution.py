@@ -331,7 +331,9 @@ def test_a_signal_ends_the_waiting_for_workers(tmp_path):
 def test_too_little_memory_is_one_sentence():
     too_little = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor\nof a shape")
     with (
-        pytest.raises(ConfigError, match=r"`batch_size` .*fit into memory.*\(OOM when allocating a tensor\)\.$"),
+        pytest.raises(
+            ConfigError, match=r"must fit into memory; a smaller `batch_size`.*\(OOM when allocating a tensor\)\.$"
+        ),
         strategy.one_voice(tf.distribute.get_strategy()),
     ):
         raise too_little

@@ -1,6 +1,7 @@
 """What `compile` and `fit` refuse in one sentence, and what of Keras's own arguments they must not be misled by."""
 
 import pickle
+import warnings
 
 import keras
 import numpy as np
@@ -14,9 +15,9 @@ from tf_ldiaf.errors import DataError
 SMALL = {"node_dim": 2, "encoder_units": [8], "decoder_units": [8], "node_units": [8], "flow_units": [8]}
 
 
-def small(edges=None, **settings):
+def small(edges=None, run_eagerly=False, **settings):
     model = LDIAF(num_nodes=3, edges=edges, **SMALL, **settings)
-    model.compile("adam", jit_compile=False, structure_epochs=6)
+    model.compile("adam", jit_compile=False, structure_epochs=6, run_eagerly=run_eagerly)  # of few steps it is faster
     return model
 
 
@@ -72,12 +73,12 @@ def test_gates_that_are_shut_are_shut_in_a_copy(copied, shut, tmp_path):
 
 @pytest.mark.parametrize("copied", [by_file, by_clone, by_pickle])
 def test_what_is_frozen_is_frozen_in_a_copy(copied, tmp_path):
-    model = small([(3, 1), (2, 1)])
+    model = small([(3, 1), (2, 1)], run_eagerly=True)
     model.build((None, 4, 4))
     model.encoder.trainable = False
     model.graph.flows.trainable = False
     model.decoder.layers[0].trainable = False
-    model.fit(X, verbose=0)
+    model.fit(X, batch_size=40, verbose=0)
     copy = copied(model, tmp_path)
     flags = [weight.trainable for weight in model.weights]
     assert 0 < sum(flags) < len(flags)
@@ -85,10 +86,14 @@ def test_what_is_frozen_is_frozen_in_a_copy(copied, tmp_path):
     assert [copy.encoder.trainable, copy.decoder.trainable, copy.graph.flows.trainable] == [False, True, False]
     if copied is not by_clone:  # which is not compiled
         for each in (model, copy):
-            each.fit(X, epochs=2, verbose=0)
-        assert_equal(copy, model)
+            each.fit(X, batch_size=40, verbose=0)
+        for ours, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)  # eager sums are in no fixed order
     other = structure.with_edges(copy, [(3, 2)])
     assert [weight.trainable for weight in other.encoder.weights] == [False] * len(other.encoder.weights)
+    less = LDIAF.from_config(copy.get_config() | {"num_flow_steps": 0})
+    less.build((None, 4, 4))
+    assert not less.encoder.trainable
     copy.encoder.trainable = True
     assert all(weight.trainable for weight in copy.encoder.weights)
 
@@ -177,20 +182,19 @@ def test_batches_of_as_many_rows_as_pixels_are_no_images():
 
 
 def of_tf_data(x, weight):
-    return {"x": tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)), weight)).batch(8)}
+    return {"x": tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)), weight)).batch(40)}
 
 
 def of_arrays(x, weight):
-    return {"x": x, "sample_weight": weight, "batch_size": 8, "shuffle": False}
+    return {"x": x, "sample_weight": weight, "batch_size": 40, "shuffle": False}
 
 
-@pytest.mark.parametrize("give", [of_arrays, of_tf_data])
-@pytest.mark.parametrize("kind", ["float64", "int32"])
+@pytest.mark.parametrize(("give", "kind"), [(of_arrays, "int32"), (of_tf_data, "float64")])
 def test_images_without_weight_are_not_learned_from(give, kind):
     """Those of weight 0 may be any others, although no labels are given."""
     weight = (np.arange(40) % 2).astype(kind)
     others = np.where(weight[:, np.newaxis, np.newaxis] > 0, X, 1 - X)
-    ours, theirs, plain = make(), make(), make()
+    ours, theirs, plain = (make(run_eagerly=True) for _ in range(3))
     for model, x in ((ours, X), (theirs, others)):
         model.fit(**give(x, weight), verbose=0)
     assert_equal(ours, theirs)
@@ -199,7 +203,7 @@ def test_images_without_weight_are_not_learned_from(give, kind):
 
 
 def test_weights_count_in_a_validation_and_an_evaluation():
-    weight, model = np.repeat([0, 1], 20), make()
+    weight, model = np.repeat([0, 1], 20), make(run_eagerly=True)
     half = model.evaluate(X, sample_weight=weight, verbose=0, return_dict=True)["elbo"]
     assert abs(half - model.evaluate(X, verbose=0, return_dict=True)["elbo"]) > 1e-3
     history = model.fit(X, verbose=0, validation_data=(X, None, weight)).history
@@ -211,27 +215,30 @@ def test_weights_count_in_a_validation_and_an_evaluation():
 # Callbacks
 
 
-@pytest.mark.parametrize("kind", ["early stopping", "checkpoint"])
-def test_what_is_best_has_the_weights_that_were_validated(kind, tmp_path):
+def test_what_is_best_has_the_weights_that_were_validated(tmp_path):
     """They are averages; `use_ema` is the optimizer's."""
-    model, file = make(keras.optimizers.Adam(0.3, use_ema=True, ema_momentum=0.8)), tmp_path / "best.keras"
-    callback = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
-    if kind == "checkpoint":
-        callback = keras.callbacks.ModelCheckpoint(file, save_best_only=True)
-    history = model.fit(X[:8], batch_size=8, epochs=12, verbose=0, validation_data=X[8:], callbacks=[callback]).history
+    model = make(keras.optimizers.Adam(0.3, use_ema=True, ema_momentum=0.8))
+    callbacks = [
+        keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True),
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
+    ]
+    history = model.fit(X[:8], epochs=12, verbose=0, validation_data=X[8:], callbacks=callbacks).history
     assert history["val_loss"][-1] > min(history["val_loss"])
-    found = keras.models.load_model(file) if kind == "checkpoint" else model
-    loss = found.evaluate(X[8:], verbose=0, return_dict=True)["loss"]
-    np.testing.assert_allclose(loss, min(history["val_loss"]), rtol=1e-5)
+    for found in (model, keras.models.load_model(tmp_path / "best.keras")):
+        loss = found.evaluate(X[8:], verbose=0, return_dict=True)["loss"]
+        np.testing.assert_allclose(loss, min(history["val_loss"]), rtol=1e-5)
 
 
 def test_edges_that_are_not_learned_yet_are_said(shut):
     with pytest.warns(UserWarning, match=r"gates are still shut.*no edge is learned yet"):
-        small().fit(X, verbose=0)
+        small(run_eagerly=True).fit(X, batch_size=40, verbose=0)
     with pytest.raises(ValueError, match=r"^model must have edges.*gates are still shut"):
         structure.edge_worth(shut, X, num_steps=1)
-    model = small()
-    model.fit(X, epochs=4, verbose=0)
+    with pytest.raises(ValueError, match="must know the size of its images"):
+        structure.edge_worth(small(), X)
+    model = small(run_eagerly=True)
+    with warnings.catch_warnings(action="error"):
+        model.fit(X, batch_size=40, epochs=4, verbose=0)
     assert model.gates.open.numpy().any()
 
 

@@ -287,11 +287,22 @@ def test_networks_whose_sides_are_others_are_refused(shape):
         LDIAF(num_nodes=1, node_dim=2, decoder=decoder).build((None, 4, 5))
 
 
+@pytest.mark.parametrize("image", [(4, 5), (20,)])
 @pytest.mark.parametrize("shape", [(20,), (4, 5), (4, 5, 1), (1, 4, 5)])
-def test_networks_whose_axes_are_joined_or_added_are_taken(shape):
+def test_networks_whose_axes_are_joined_or_split_are_taken(shape, image):
     encoder = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(6)])
-    decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(20), keras.layers.Reshape(shape)])
-    LDIAF(num_nodes=1, node_dim=2, encoder=encoder, decoder=decoder).build((None, 4, 5))
+    decoder = keras.Sequential([keras.Input((2, 2)), keras.layers.Flatten(), keras.layers.Dense(20, "linear")])
+    decoder.add(keras.layers.Reshape(shape))
+    LDIAF(num_nodes=2, node_dim=2, encoder=encoder, decoder=decoder).build((None, *image))
+
+
+def test_a_decoder_that_goes_on_after_an_activation_is_taken():
+    z = keras.Input((2,))
+    decoder = keras.Model(z, 10.0 * keras.layers.Dense(9, "tanh")(z))
+    LDIAF(num_nodes=1, node_dim=2, decoder=decoder).build((None, 3, 3))
+    bounded = keras.Model(z, keras.layers.Reshape((3, 3))(keras.ops.sigmoid(keras.layers.Dense(9)(z))))
+    with pytest.raises(ValueError, match=r"^decoder must give logits.*ends with sigmoid"):
+        LDIAF(num_nodes=1, node_dim=2, decoder=bounded).build((None, 3, 3))
 
 
 def test_an_encoder_that_was_adapted_stays_so_in_copies_with_other_edges():

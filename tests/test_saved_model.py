@@ -207,7 +207,7 @@ def test_a_run_that_was_made_longer_says_so(run, model, tmp_path, capsys):
     training.train(config, data.load_training(config, config.seed), folder)
     assert "The learning rate is now that of" in capsys.readouterr().out
     assert folder.read_config() == config
-    text = f"{epochs + 1:.0f}, first planned as {epochs:.0f}"
+    text = f"{epochs + 1:.0f}, planned as {epochs:.0f} before"
     assert f"| of them in the final phase | {text} |" in folder.report_file.read_text()
     graph = pictures.latent_graph([[0, 1], [0, 0]])
     assert f"Epochs of the final phase: {text}." in report.model_card(folder, model.image_shape, "name", graph)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import zipfile
 
 import numpy as np
@@ -63,6 +64,10 @@ def test_images_to_reconstruct_have_the_range_that_is_said(tmp_path):
     with pytest.raises(DataError, match=r"`file` .*`value_range` say.*whose images are all black"):
         data.read_images(file)
     np.testing.assert_array_equal(data.read_images(file, value_range=(0, 16)), x > 8)
+    deep(tmp_path, TRAIN[:1].astype("uint16") * 16)
+    with pytest.raises(DataError, match=r"`file` .*0,4095 for 12 bits"):
+        data.read_images(tmp_path / "00.png")
+    np.testing.assert_array_equal(data.read_images(tmp_path / "00.png", value_range=(0, 4095)), TRAIN[:1] > 127)
 
 
 # Which axis, which column
@@ -93,6 +98,23 @@ def test_matlab_arrays_of_squares_have_the_images_where_the_squares_are_not(num,
         np.testing.assert_array_equal(data.load(mat5(tmp_path / name, X=x))["train"], SQUARE[:num])
     colour = RNG.integers(0, 256, (num, 8, 6, 3)).astype("uint8")
     np.testing.assert_array_equal(data.load(mat5(tmp_path / "c.mat", X=np.moveaxis(colour, 0, -1)))["train"], colour)
+
+
+def test_what_one_array_of_a_file_leaves_open_another_one_says(tmp_path):
+    rows = RNG.integers(0, 256, (65, 36)).astype("uint8")
+    found = data.load(mat5(tmp_path / "a.mat", train=rows[:40], test=rows[40:]))  # 40 is no square, 25 and 36 are
+    assert [x.shape for x in found.values()] == [(40, 6, 6), (25, 6, 6)]
+    high = RNG.integers(0, 256, (8, 6, 30)).astype("uint8")
+    found = data.load(mat5(tmp_path / "b.mat", train=high, test=high[..., :5]))
+    np.testing.assert_array_equal(found["test"], np.moveaxis(high[..., :5], -1, 0))
+    found = data.load(mat5(tmp_path / "c.mat", X=high[..., :5].reshape(8, 6, 1, 5)))
+    np.testing.assert_array_equal(found["train"], np.moveaxis(high[..., :5], -1, 0))
+
+
+def test_as_many_pictures_as_they_are_high_are_pictures(tmp_path):
+    x = RNG.integers(0, 256, (8, 8, 12)).astype("uint8")
+    np.testing.assert_array_equal(data.load(pictures(tmp_path, x))["train"], x)
+    np.testing.assert_array_equal(data.load(save(tmp_path / "images", idx(x)))["train"], x)
 
 
 def test_arrays_with_the_images_last_are_refused_unless_said(tmp_path):
@@ -172,6 +194,9 @@ def test_a_folder_called_digits_is_asked_about(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"must mean one thing.*\./digits is the folder"):
         data.load_training(Config(dataset="digits"), seed=0)
     assert data.load_training(Config(dataset="./digits"), seed=0).valid.shape[1:] == (8, 6)
+    shutil.rmtree("digits")
+    save(tmp_path / "digits" / "config.json", "{}")  # a run
+    assert data.load_training(Config(dataset="digits"), seed=0).valid.shape[1:] == (8, 8)
 
 
 def test_a_table_of_labels_beside_pictures_is_no_table_of_images(tmp_path):

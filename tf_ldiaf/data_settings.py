@@ -33,8 +33,8 @@ class DataSettings(Checked):
     )
     validation_fraction: float = setting(
         0.2,
-        "Part of the training images held out when the data have no validation set (0: none is; a fifth of the "
-        "training images, trained on like the others, is what validation numbers are then of).",
+        "Part of the training images held out when the data have no validation set. 0: none is, and a validation set "
+        "is trained on, too; validation numbers are then of a fifth of what is trained on.",
         low=0,
         high=0.9,
     )

@@ -63,15 +63,23 @@ def as_pictures(
     return {name: _grey(x) if x.ndim == 4 and not keep_colour else x for name, x in pictures.items()}
 
 
-def _shaped(name, x, flag, image_size):
-    """[n, H, W] or [n, H, W, 3]."""
-    if x.dtype.kind not in "buif":
-        raise DataError(f"{flag} must be numbers from 0 to 255, 0 to 1 or -1 to 1. Received: {name} of {x.dtype}.")
+def check_images_first(name: str, x: np.ndarray, flag: str) -> None:
+    """Says if an array of a file looks like [H, H, n].
+
+    Raises:
+        DataError: so it does; it speaks of `flag`.
+    """
     if x.ndim == 3 and x.shape[0] == x.shape[1] and x.shape[2] > x.shape[0] > 1:
         raise DataError(
             f"{flag} must have the images along the first axis, [n, H, W]. Received: {name} of {list(x.shape)}; "
             "numpy.moveaxis(x, -1, 0) puts them there, and x[..., None] says that they are there."
         )
+
+
+def _shaped(name, x, flag, image_size):
+    """[n, H, W] or [n, H, W, 3]."""
+    if x.dtype.kind not in "buif":
+        raise DataError(f"{flag} must be numbers from 0 to 255, 0 to 1 or -1 to 1. Received: {name} of {x.dtype}.")
     if x.ndim == 4 and x.shape[-1] == 1:
         x = x[..., 0]
     if x.ndim == 2:

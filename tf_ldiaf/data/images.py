@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_ldiaf.config import DataSettings
 from tf_ldiaf.data import numpy_files, pictures, sources
-from tf_ldiaf.data.arrays import as_pictures
+from tf_ldiaf.data.arrays import as_pictures, check_images_first
 from tf_ldiaf.data.binarization import binarize, eight_bit, threshold
 from tf_ldiaf.data.records import Records
 from tf_ldiaf.data.splits import Source, set_named
@@ -192,12 +192,15 @@ def read_images(
     path = as_path(file, argument)
     if path.suffix == ".npz":
         first = numpy_files.read_first(path, f"`{argument}`")
+        for name, x in first.items():
+            check_images_first(name, x, f"`{argument}`")
         arrays = as_pictures(first, f"`{argument}`", value_range, keep_colour=not is_binary)
     else:
         try:
             color = "grey" if is_binary else "keep"
             if pictures.is_one(path):
-                arrays = {"": pictures.one(path, color)}
+                picture = {"": pictures.one(path, color, keep_values=value_range is not None)}
+                arrays = as_pictures(picture, f"`{argument}`", value_range, keep_colour=not is_binary)
             else:
                 sets = load(path, color=color, value_range=value_range)
                 # A file of test images may lie beside one of training images.

@@ -25,12 +25,20 @@ def shapes(path: pathlib.Path) -> dict[str, tuple[int, ...] | None]:
     Raises:
         DataError: the file cannot be read.
     """
+    found = _raw_shapes(path)
+    return {name: shape and _images_first(shape, found.values()) for name, shape in found.items()}
+
+
+def _images_first(shape, of_others):
+    return (shape[-1], *shape[:-1]) if _ways(shape, of_others)[0] else tuple(shape)
+
+
+def _raw_shapes(path):
+    """The shape of each array as MATLAB says it; None of what is no array of numbers."""
     if is_hdf5(path):
-        return {name: shape and _images_first(shape[::-1]) for name, shape in hdf5.shapes(path).items()}
+        return {name: shape and shape[::-1] for name, shape in hdf5.shapes(path).items()}
     kinds = {"double", "single", "logical"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-    return {
-        name: _images_first(shape) if kind in kinds else None for name, shape, kind in _asked(path, scipy.io.whosmat)
-    }
+    return {name: shape if kind in kinds else None for name, shape, kind in _asked(path, scipy.io.whosmat)}
 
 
 def read(path: pathlib.Path, name: str) -> np.ndarray:
@@ -39,35 +47,48 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
     x = hdf5.read(path, name).T if is_hdf5(path) else _asked(path, scipy.io.loadmat, variable_names=[name])[name]
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif":
         raise DataError(f"`dataset` must have arrays of numbers. Received: {path}, whose {name} is not one.")
-    is_last = _is_last(x.shape)
-    if is_last is None:
+    ways = _ways(x.shape, _raw_shapes(path).values())
+    if len(ways) > 1:
         raise DataError(
-            "`dataset` must say which axis of an array the images are along: [H, W, n], where n is more than H and W, "
-            f"or H and W are equal; or [n, H, W]. Received: {path}, whose {name} is {list(x.shape)}."
+            "`dataset` must say which axis of an array the images are along, as [H, W, 1, n] or [n, H, W, 1] does. "
+            f"Received: {path}, whose {name} is {list(x.shape)}."
         )
-    return np.moveaxis(x, -1, 0) if is_last else x
+    return np.moveaxis(x, -1, 0) if ways == [True] else x
 
 
-def _images_first(shape):
-    """The shape with the axis of the images first."""
-    return (shape[-1], *shape[:-1]) if _is_last(shape) else tuple(shape)
+def _ways(shape, of_others=()):
+    """Whether the images may be along the last axis: [True], [False], or both.
+
+    Args:
+        shape: of an array.
+        of_others: shapes of all in its file, whose images have the same size; None of what is no array.
+    """
+    ways = _ways_alone(shape)
+    if len(ways) > 1:
+        known = {_picture(other, *_ways_alone(other)) for other in of_others if other and len(_ways_alone(other)) == 1}
+        ways = [is_last for is_last in ways if _picture(shape, is_last) in known] or ways
+    return ways
 
 
-def _is_last(shape):
-    """Whether the axis of the images is the last one; None where it may be the first one, too."""
-    if len(shape) == 4 and (shape[2] in _CHANNELS) != (shape[3] in _CHANNELS):
-        return shape[2] in _CHANNELS
-    if len(shape) == 3 and len(set(shape)) == 2:
-        return shape[0] == shape[1] if shape[0] != shape[2] else None
-    if len(shape) == 3 and shape[2] == max(shape):
-        return True
-    if len(shape) in (3, 4):  # images are no strips
-        return False if shape[0] >= _MANY * max(shape[1:]) else None
-    if len(shape) == 2 and _is_picture(shape[0]):  # a row of numbers may end with a label
-        if _is_picture(shape[1]):
-            return None if shape[0] != shape[1] else False
-        return not _is_picture(shape[1] - 1)
-    return False
+def _ways_alone(shape):
+    if len(shape) == 2:  # a row of numbers may end with a label
+        if _is_picture(shape[0]) and _is_picture(shape[1]) and shape[0] != shape[1]:
+            return [False, True]
+        return [_is_picture(shape[0]) and not _is_picture(shape[1]) and not _is_picture(shape[1] - 1)]
+    if len(shape) == 4:
+        is_last, is_first = shape[2] in _CHANNELS, shape[3] in _CHANNELS
+        return [is_last] if is_last != is_first else [False, True]
+    if len(shape) != 3 or shape[0] == shape[1] != shape[2]:
+        return [len(shape) == 3]
+    if shape[1] == shape[2] != shape[0]:
+        return [False]
+    if shape[2] == max(shape) > shape[0]:
+        return [True]
+    return [False] if shape[0] >= _MANY * max(shape[1:]) else [False, True]  # images are no strips
+
+
+def _picture(shape, is_last):
+    return shape[:-1] if is_last else shape[1:]
 
 
 def _is_picture(num):

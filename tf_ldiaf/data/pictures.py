@@ -332,10 +332,19 @@ def is_one(path: pathlib.Path) -> bool:
     return path.suffix.lower() in _ENDINGS and path.is_file()
 
 
-def one(path: pathlib.Path, color: str) -> np.ndarray:
-    """The picture of a file, as the only one of `decoded`, whose errors it has. `color`: keep, or grey."""
+def one(path: pathlib.Path, color: str, keep_values: bool = False) -> np.ndarray:
+    """The picture of a file, as the only one of `decoded`, whose errors it has, and those of `check_bright`.
+
+    Args:
+        path: of the file.
+        color: keep, or grey.
+        keep_values: see `Reading`.
+    """
     read = readable(lambda name: path.read_bytes())
-    return decoded([path.name], read, path.parent, Reading(keep_colour=color == "keep"))[0]
+    reading = Reading(keep_colour=color == "keep", keep_values=keep_values)
+    found, _ = decoded([path.name], read, path.parent, reading)
+    check_bright(found, [path.name], read, path)
+    return found
 
 
 def _drawn(picture, paper, reading):

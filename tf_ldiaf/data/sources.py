@@ -61,7 +61,7 @@ def _meaning(settings):
     """What `dataset` is the name of, and as a path."""
     dataset, path = settings.dataset, _as_path(settings.dataset)
     if dataset == "digits":
-        if path.is_dir():
+        if path.is_dir() and not _is_run_or_empty(path):
             raise DataError(
                 "`dataset` must mean one thing. Received: digits, a folder here and the digits of scikit-learn; "
                 "./digits is the folder, and in another working directory digits are those of scikit-learn."
@@ -87,6 +87,12 @@ def _meaning(settings):
             f"`dataset` must be {hint}a file or a folder; those of hubs must be downloaded first. Received: {dataset}."
         )
     return _TFDS, path
+
+
+def _is_run_or_empty(path):
+    """Whether a folder is that of a run, which may be called as the data set, or has nothing to read."""
+    names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+    return not names or "config.json" in names
 
 
 def _open_stream(meaning, path, settings):
@@ -177,9 +183,16 @@ def _of_arrays(path, kind, settings):
     found = {"train": ""} if is_one else splits.arrays_by_set(shapes, str(path), settings.chosen_arrays)
 
     def source(name):
-        return Source(lambda: kind.read(path, name), lambda: _checksum(path, kind, name))
+        return Source(lambda: _array(path, kind, name), lambda: _checksum(path, kind, name))
 
     return {split: source(name) for split, name in found.items()}
+
+
+def _array(path, kind, name):
+    x = kind.read(path, name)
+    if kind in (numpy_files, hdf5):
+        arrays.check_images_first(name, x, "`dataset`")
+    return x
 
 
 def _checksum(path, kind, name):

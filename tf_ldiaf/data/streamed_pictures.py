@@ -43,6 +43,13 @@ def _size(path, name):
         ) from None
 
 
+def _without_flags(error):
+    """The error without advice that a stream cannot take."""
+    text = str(error).replace(", or `skip_unreadable` be given", "")
+    hint = " With `stream` it is not taken." if "`value_range`" in text and "With `stream`" not in text else ""
+    return DataError(f"{text}{hint}")
+
+
 def open_stream(path: pathlib.Path, reading: pictures.Reading) -> dict[str, Records]:
     """The sets of a folder, as `pictures.open_folder`. Training pictures are in a random order, always the same."""
     sets, _ = pictures.pictures_by_set(pictures.names_in(path), path)
@@ -55,12 +62,15 @@ def open_stream(path: pathlib.Path, reading: pictures.Reading) -> dict[str, Reco
         try:
             return pictures.decoded(names, content, path, reading, paper)[0]
         except DataError as error:  # an epoch must have as many pictures as the one before
-            raise DataError(str(error).replace(", or `skip_unreadable` be given", "")) from None
+            raise _without_flags(error) from None
 
     # Every batch is read together with this one, and so has its size and colour.
     first = sets["train"][:_FIRST]
     model = next((name for name in first if read([name]).ndim == 4), first[0])
-    pictures.check_bright(read(first), first, content, path)
+    try:
+        pictures.check_bright(read(first), first, content, path)
+    except DataError as error:
+        raise _without_flags(error) from None
     shape = read([model]).shape[1:]
 
     def decoded(names):

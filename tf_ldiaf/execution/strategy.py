@@ -133,7 +133,8 @@ def one_voice(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ConfigError(
-            f"`batch_size` must be so small that its images fit into memory. Received: one too large ({reason})."
+            "What is read and computed at once must fit into memory; a smaller `batch_size`, `limit_train` or `stream` "
+            f"makes it smaller. Received: too little memory ({reason})."
         ) from None
     except _LOST as error:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):

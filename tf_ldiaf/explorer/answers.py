@@ -31,7 +31,7 @@ class Explorer:
         saved_model: a folder that `tf_ldiaf.export` or `LDIAF.export` wrote.
         images: to pick from: whole numbers [n, H, W], or the path of what `data.read_images` takes; None: draws of
             the model.
-        value_range: what values of images in files, those of uploads too, are black and white; None: they say it.
+        value_range: values of black and white, in `images` and in uploaded .npz files; None: they say it.
 
     Raises:
         FileError: a folder without such a SavedModel, or images of another size.

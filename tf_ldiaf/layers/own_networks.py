@@ -3,6 +3,7 @@
 import itertools
 import math
 import operator
+import typing
 from collections.abc import Sequence
 
 import keras
@@ -26,15 +27,16 @@ def input_shape_of(network: keras.Layer, name: str, shape: Sequence[int]) -> tup
 
 
 def is_reshaped(shape: Sequence[int], of: Sequence[int]) -> bool:
-    """Whether a shape is the other one with axes joined, or added: (560,) or (28, 20, 1) of (28, 20), not (20, 28)."""
+    """Whether a shape is the other one with axes joined or split: (560,) or (28, 20, 1) of (28, 20), not (20, 28)."""
     ours, theirs = (list(itertools.accumulate(sides, operator.mul)) for sides in (shape, of))
-    return ours[-1] == theirs[-1] and {*ours} <= {1, *theirs}
+    return ours[-1] == theirs[-1] and ({*ours} <= {1, *theirs} or {*theirs} <= {1, *ours})
 
 
-def last_activation(network: keras.Layer) -> str:
-    """What a network ends with, by Keras's name of it: an activation, or else a layer."""
-    for layer in reversed(getattr(network, "layers", [])):
-        if not isinstance(layer, keras.layers.Reshape | keras.layers.Flatten | keras.layers.Permute):
-            return last_activation(layer)
+def last_activation(network: typing.Any) -> str:
+    """What a network ends with, by Keras's name of it: an activation, or else a layer or an operation."""
+    steps = network.layers if isinstance(network, keras.Sequential) else getattr(network, "operations", [])
+    for step in reversed(steps):
+        if not isinstance(step, keras.layers.Reshape | keras.layers.Flatten | keras.layers.Permute):
+            return last_activation(step)
     activation = getattr(network, "activation", None)
     return getattr(activation, "__name__", type(network).__name__.lower())

@@ -102,7 +102,8 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         others = [each for each in callbacks if not _keeps_best(each)]
         best = [AtEpochEnd(averaging.on_test_begin), *best, AtEpochEnd(averaging.on_test_end)] if best else []
         # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
-        return [*others, *best, Watch(), averaging], averaging
+        # Those that keep the best come first: weights that are swapped twice are rounded, and a backup must have these.
+        return [*best, *others, Watch(), averaging], averaging
 
     def _make_variables(self, x):
         """Weights, and what the optimizer keeps of them: Keras traces the first step twice if they are made in it."""
@@ -222,7 +223,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
 
 def _with_labels(validation_data):
     """Validation data of images and weights, with labels between them: Keras drops weights without."""
-    if isinstance(validation_data, tuple) and len(validation_data) == 3 and validation_data[1] is None:
+    if isinstance(validation_data, tuple | list) and len(validation_data) == 3 and validation_data[1] is None:
         x, _, weight = validation_data
         return x, np.zeros(len(x)), weight
     return validation_data

@@ -57,6 +57,7 @@ class LDIAF(Questions):
         encoder_units, decoder_units, channels, residual_blocks: of the package's own encoder and decoder, see
             `make_encoder`.
         node_units, flow_units, context_dim, root_components, initial_gate_prob, prior_flow_steps: see `LatentGraph`.
+        frozen: weights that are not trained, for `get_config`: pairs of a part's name, see `parts`, and places in it.
 
     Images everywhere are [B, H, W] or [B, H, W, C]. Pixels are 0 and 1; of 256 values they are uint8 in 0-255, or float
     k / 255. H, W and C are fixed by the first batch. An encoder gets pixels in 0-1; your own gets them in the shape of
@@ -180,7 +181,7 @@ class LDIAF(Questions):
         if None in outputs or not is_reshaped(outputs, self.numbers_shape):
             raise ValueError(
                 f"decoder must give {self.numbers_per_image} numbers for an image, {numbers} for each pixel of {grid}, "
-                f"as its likelihood needs. Received: one that gives {(None, *outputs)}."
+                f"as its likelihood needs, of shape {self.numbers_shape}. Received: one that gives {(None, *outputs)}."
             )
         activation = last_activation(self.decoder)
         if activation in _BOUNDED and not self.own_likelihood:
@@ -192,10 +193,10 @@ class LDIAF(Questions):
             self.likelihood_layer.build((None, *self.numbers_shape))
         self.graph.build((None, *features))
         for name, places in self._frozen:
-            part = self.parts()[name]
-            for i, weight in enumerate(part.weights):
+            part = self.parts().get(name)  # a part that other settings leave out is None
+            for i, weight in enumerate(part.weights if part else []):
                 weight.trainable &= i not in places
-            if part.weights and not part.trainable_weights:
+            if part and part.weights and not part.trainable_weights:
                 part.trainable = False
         self.built = True
 
@@ -228,7 +229,8 @@ class LDIAF(Questions):
         frozen = self._frozen
         if self.built:
             weights = {name: part.weights for name, part in self.parts().items()}
-            frozen = [(name, [i for i, w in enumerate(of_one) if not w.trainable]) for name, of_one in weights.items()]
+            places = {name: [i for i, w in enumerate(ours) if not w.trainable] for name, ours in weights.items()}
+            frozen = [(name, of_one) for name, of_one in places.items() if of_one]
         return {"name": self.name, **graph, **units, **networks, "frozen": frozen}
 
     def parts(self) -> dict[str, typing.Any]:

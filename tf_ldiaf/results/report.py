@@ -122,7 +122,7 @@ def epochs_text(config: Config, folder: RunFolder) -> str:
     done = sum(row["phase"] == "final" for row in folder.read_history())
     before = folder.read_info().get("epochs_before", [])
     planned = "" if done == config.epochs else f" of {config.epochs}"
-    return f"{done}{planned}" + "".join(f", first planned as {num}" for num in before)
+    return f"{done}{planned}" + (f", planned as {', then '.join(map(str, before))} before" if before else "")
 
 
 def metrics_table(metrics: dict) -> str:

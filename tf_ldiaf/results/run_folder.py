@@ -212,8 +212,12 @@ class RunFolder:
     def goes_on(self) -> None:
         """Removes what says of a finished training what may soon not be so."""
         self.report_file.unlink(missing_ok=True)
-        if not self.metrics_file.is_file() or "best_checksum" not in self.read_metrics():
-            self.metrics_file.unlink(missing_ok=True)  # others say of which weights they are
+        try:
+            says_of_what = "best_checksum" in self.read_metrics()
+        except (FileError, TypeError):  # none, or damaged
+            says_of_what = False
+        if not says_of_what:
+            self.metrics_file.unlink(missing_ok=True)
 
     def check_pictures(self) -> None:
         """Says if a picture that the report would replace is not one of ours.

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_ldiaf import data
 from tf_ldiaf.model.ldiaf import LDIAF
-from tf_ldiaf.structure.graphs import with_edges
+from tf_ldiaf.structure.graphs import check_built, with_edges
 
 REFIT_STEPS = 400
 _HELD_OUT_FRACTION = 0.2
@@ -41,6 +41,7 @@ class Refits:
     ):
         if binarization == "dynamic" and held_out is None and not isinstance(x, data.Records):
             raise ValueError("held_out must be images of 0 and 1 where x is grey. Received: None.")
+        check_built(model)
         if model.gates.fixed is None and not model.gates.open.numpy().any():
             raise ValueError(
                 "model must have edges that are given, or that have been learned. Received: one whose gates are still "
