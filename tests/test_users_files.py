@@ -219,14 +219,13 @@ def test_test_images_that_were_replaced_are_not_evaluated(copy, output):
 def test_images_that_were_moved_are_found_where_the_user_says(copy, output):
     (copy / "data.npz").rename(copy / "moved.npz")
     refusal(["evaluate", "--run_dir=my run"], copy, output)
-    said = run(["evaluate", "--run_dir=my run", "--dataset=moved.npz"], copy, output)
-    assert "Images of moved.npz: 20 to test with; 4 x 4 pixels" in said
+    line = ["evaluate", "--run_dir=my run", "--dataset=moved.npz"]
+    assert "Images of moved.npz: 20 to test with; 4 x 4 pixels" in run(line, copy, output)
     run(["train", "--resume", "--run_dir=my run", "--dataset=moved.npz", "--epochs=2"], copy, output)
     assert len(RunFolder(copy / "my run").read_history()) == 2
     run(["evaluate", "--run_dir=my run"], copy, output)  # the run knows now
     np.savez(copy / "other.npz", x_train=1 - X, x_val=X[:9], x_test=X[:20])
-    line = ["train", "--resume", "--run_dir=my run", "--dataset=other.npz"]
-    assert "others now" in refusal(line, copy, output)
+    assert "others now" in refusal(["train", "--resume", "--run_dir=my run", "--dataset=other.npz"], copy, output)
 
 
 def test_what_a_run_was_told_it_may_be_told_again():
