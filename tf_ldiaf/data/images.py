@@ -204,7 +204,8 @@ def read_images(
             else:
                 sets = load(path, color=color, value_range=value_range)
                 # A file of test images may lie beside one of training images.
-                arrays = {"": sets.get((path.is_file() and set_named(path.name)) or "", sets["train"])}
+                named = set_named(path.name) if path.is_file() else None
+                arrays = {"": sets[named if named in sets else "train"]}
         except DataError as error:
             raise DataError(str(error).replace("`dataset`", f"`{argument}`")) from None
     if not any(len(x) for x in arrays.values()):

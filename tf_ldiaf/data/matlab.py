@@ -71,6 +71,7 @@ def _ways(shape, of_others=()):
 
 
 def _ways_alone(shape):
+    """The same, as far as the shape alone says it."""
     if len(shape) == 2:  # a row of numbers may end with a label
         if _is_picture(shape[0]) and _is_picture(shape[1]) and shape[0] != shape[1]:
             return [False, True]
@@ -78,8 +79,10 @@ def _ways_alone(shape):
     if len(shape) == 4:
         is_last, is_first = shape[2] in _CHANNELS, shape[3] in _CHANNELS
         return [is_last] if is_last != is_first else [False, True]
-    if len(shape) != 3 or shape[0] == shape[1] != shape[2]:
-        return [len(shape) == 3]
+    if len(shape) != 3:
+        return [False]
+    if shape[0] == shape[1] != shape[2]:
+        return [True]
     if shape[1] == shape[2] != shape[0]:
         return [False]
     if shape[2] == max(shape) > shape[0]:

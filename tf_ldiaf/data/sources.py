@@ -114,15 +114,15 @@ def _reading(settings):
 
 def _of_file(path, settings):
     kind, reading, chosen = _kind(path), _reading(settings), settings.chosen_arrays
-    if kind == _ARCHIVE and not chosen:
+    if kind == _ARCHIVE:
+        if chosen:
+            raise _unnamed(settings)
         return pictures.open_archive(path, reading)
     if kind == _PARQUET:
         where = path if len(_siblings(path)) == 1 else path.parent
         return parquet.open_splits(_siblings(path), where, reading, chosen.values())
     if kind == _PICTURE:
         raise DataError(f"`dataset` must be a folder of pictures, not one of them. Received: {path}.")
-    if kind == _ARCHIVE:
-        raise _unnamed(settings)
     siblings = {} if chosen else _sets_of_files(_siblings(path))
     if "train" not in siblings:
         return _of_arrays(path, kind, settings)

@@ -46,7 +46,7 @@ def _size(path, name):
 def _without_flags(error):
     """The error without advice that a stream cannot take."""
     text = str(error).replace(", or `skip_unreadable` be given", "")
-    hint = " With `stream` it is not taken." if "`value_range`" in text and "With `stream`" not in text else ""
+    hint = " With `stream` it is not taken." if "`value_range`" in text else ""
     return DataError(f"{text}{hint}")
 
 
@@ -67,8 +67,9 @@ def open_stream(path: pathlib.Path, reading: pictures.Reading) -> dict[str, Reco
     # Every batch is read together with this one, and so has its size and colour.
     first = sets["train"][:_FIRST]
     model = next((name for name in first if read([name]).ndim == 4), first[0])
+    found = read(first)
     try:
-        pictures.check_bright(read(first), first, content, path)
+        pictures.check_bright(found, first, content, path)
     except DataError as error:
         raise _without_flags(error) from None
     shape = read([model]).shape[1:]

@@ -111,7 +111,13 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             x = images_of(keras.utils.unpack_x_y_sample_weight(x.element_spec)[0])
         is_known = isinstance(x, np.ndarray) or (isinstance(x, tf.TensorSpec) and bool(x.shape.rank))
         sides = tuple(x.shape[1:]) if is_known else (None,)
-        if not self.built and is_known and not isinstance(x, np.ndarray) and _is_one_image(x.shape):
+        if (
+            not self.built
+            and is_known
+            and not isinstance(x, np.ndarray)
+            and None not in x.shape
+            and is_one_image(x.shape)
+        ):
             raise DataError(
                 f"`x` must have batches of images: `x.batch(128)`. Received: elements of shape {x.shape}. If they are "
                 "batches, call `model.build` with their shape first."
@@ -234,18 +240,10 @@ def _keeps_best(callback):
     return isinstance(callback, keras.callbacks.EarlyStopping) or getattr(callback, "save_best_only", False)
 
 
-def _is_one_image(shape):
-    """Whether the elements of a data set look like single images: all of their sides are known."""
+def is_one_image(shape: tf.TensorShape) -> bool:
+    """Whether an element that should be a batch looks like one image: [H * W], [H, W], or [H, W, C] of few channels."""
     sides = tuple(shape)
-    is_grey = len(sides) == 2
-    is_of_channels = len(sides) == 3 and sides[2] in (1, 3, 4) and sides[1] > 4
-    return None not in sides and (len(sides) == 1 or is_grey or is_of_channels)
-
-
-def are_rows(shape: tf.TensorShape) -> bool:
-    """Whether elements that should be batches look like single images: [H, W], or [H, W, C] of few channels C."""
-    sides = tuple(shape)
-    return len(sides) == 2 or (len(sides) == 3 and sides[2] in (1, 3, 4) and (sides[1] or 0) > 4)
+    return len(sides) <= 2 or (len(sides) == 3 and sides[2] in (1, 3, 4) and (sides[1] or 0) > 4)
 
 
 def images_of(x) -> typing.Any:

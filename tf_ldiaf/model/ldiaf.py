@@ -21,7 +21,7 @@ from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
 from tf_ldiaf.layers.latent_graph import LatentGraph
 from tf_ldiaf.layers.likelihoods import make_likelihood
 from tf_ldiaf.layers.own_networks import input_shape_of, is_reshaped, last_activation
-from tf_ldiaf.model.fitted import are_rows
+from tf_ldiaf.model.fitted import is_one_image
 from tf_ldiaf.model.questions import Questions
 from tf_ldiaf.model.served import ServedModel
 from tf_ldiaf.probability.bounds import Terms
@@ -346,7 +346,7 @@ class LDIAF(Questions):
         """`features` of pixels that are not looked at."""
         x = self.shown(x)
         if not self.built:
-            if not tf.executing_eagerly() and are_rows(x.shape):
+            if not tf.executing_eagerly() and is_one_image(x.shape):
                 raise ValueError(
                     "x must be batches of images, [B, H, W] or [B, H, W, C]. Received: elements of shape "
                     f"{tuple(x.shape)}. If they are batches, call `model.build` with their shape first."

@@ -14,7 +14,6 @@ import tempfile
 import typing
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 from tf_ldiaf import paths
 from tf_ldiaf.config import Config
@@ -168,13 +167,13 @@ class RunFolder:
                         for folder in made:
                             folder.rmdir()
 
-    def create(self, config: Config, checksums: Mapping[str, int | None] = MappingProxyType({})) -> None:
+    def create(self, config: Config, checksums: Mapping[str, int] | None = None) -> None:
         """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
 
         Args:
             config: the settings.
-            checksums: of the images, for `evaluate` and `compare`: of `train`, `valid` and `test`; None: that of a set
-                is not to be compared.
+            checksums: of the images of `train`, `valid` and `test`, for `evaluate` and `compare`. A set that has none
+                is not compared.
 
         Raises:
             FileError: it cannot be written.
@@ -183,7 +182,7 @@ class RunFolder:
             "settings": config.to_json(),
             "versions": versions(),
             "git_commit": git_commit(),
-            **{f"{split}_checksum": checksums.get(split) for split in ("train", "valid", "test")},
+            **{f"{split}_checksum": (checksums or {}).get(split) for split in ("train", "valid", "test")},
             "epochs_before": [],  # of the final phase, before each time that it was made longer
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
