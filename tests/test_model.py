@@ -292,7 +292,7 @@ def defaults(function):
 def test_a_default_has_one_home():
     """What a model and its training can be told has the default of the settings."""
     config, model, training = Config(), defaults(LDIAF.__init__), defaults(LDIAF.compile)
-    own = {"edges": None, "encoder": None, "decoder": None}
+    own = {"edges": None, "encoder": None, "decoder": None, "frozen": ()}
     assert {name: model.pop(name) for name in own} == own
     kerass = {"optimizer": "adam", "binarization": "none", "jit_compile": "auto"}
     assert {name: training.pop(name) for name in kerass} == kerass
