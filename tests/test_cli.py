@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import pytest
 
 from tf_ldiaf import Config, cli
+from tf_ldiaf.errors import FileError
 from tf_ldiaf.results.run_folder import RunFolder
 
 REPO = pathlib.Path(__file__).parents[1]
@@ -145,6 +147,25 @@ def test_an_error_is_one_line_and_changes_nothing(line, words, place, no_tensorf
     assert done.stderr.startswith(f"{name}: ")
     assert words in done.stderr
     assert contents(place) == before
+
+
+def test_a_path_that_is_no_text_is_one_sentence(place, no_tensorflow):
+    """Reports and model cards could not be written."""
+    name = os.fsdecode(b"Ma\xdf.npz")
+    done = command("train", f"--dataset={name}", "--run_dir=new", cwd=place, env=no_tensorflow)
+    assert done.returncode == 2
+    assert done.stderr == f"train: --dataset must be text in UTF-8 without a null byte. Received: {name!r}.\n"
+
+
+def test_without_a_place_for_temporary_files_it_is_one_sentence(monkeypatch):
+    def full(*_):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory=/mine")
+    message = r"^TMPDIR must name a folder that can be written\. Received: No usable"
+    with pytest.raises(FileError, match=message), cli.quiet_tensorflow():
+        pass
 
 
 @pytest.mark.parametrize("name", COMMANDS)

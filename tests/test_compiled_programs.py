@@ -64,6 +64,17 @@ def test_without_a_usable_folder_nothing_is_kept(home, monkeypatch, tmp_path):
     assert "TF_XLA_FLAGS" not in os.environ
 
 
+def test_without_a_home_nothing_is_kept_in_the_working_folder(monkeypatch, tmp_path):
+    """So it is for a user of a container whom no file of users names."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    compiled_programs.keep()
+    assert "TF_XLA_FLAGS" not in os.environ
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_is_nearly_full_is_left_alone(folder, monkeypatch):
     monkeypatch.setattr(compiled_programs, "_MOST_BYTES", 10**18)
     compiled_programs.keep()

@@ -185,6 +185,14 @@ def test_a_picture_that_is_brought_is_its_ink(client, mode, is_light, zoom):
     assert np.array_equal(found.json()["images"], [ink])
 
 
+def test_a_picture_of_sixteen_bits_keeps_its_greys(client):
+    """A level of 300 is nearly black, not white."""
+    ink = np.zeros(SHAPE, bool)
+    ink[2:6, 1:3] = True
+    found = client.post("/api/read", content=as_png(np.where(ink, 40_000, 300).astype("uint16"), "I;16"))
+    assert np.array_equal(found.json()["images"], [ink])
+
+
 def test_files_of_images_are_brought(client, x):
     for array in (x, x.astype("uint8"), (255 * x).astype("uint8"), x.reshape(3, *SHAPE, 1)):
         assert np.array_equal(client.post("/api/read", content=as_npz(array)).json()["images"], x)

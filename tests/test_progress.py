@@ -176,6 +176,14 @@ def test_runs_of_other_images_do_not_compare(runs):
         comparison.histories([ours, runs("c", dataset="digits", binarization="dynamic")])
 
 
+def test_the_same_images_compare_whatever_they_are_called(runs):
+    files = "sub/pictures", "sub/pictures/", "/home/me/pictures", "moved.npz"
+    folders = [runs(f"{i}", dataset=name, checksums={"test": 7}) for i, name in enumerate(files)]
+    assert "val" in comparison.table(folders)
+    with pytest.raises(ConfigError, match=r"Received: moved.npz .* and pictures"):
+        comparison.table([runs("a", dataset=files[2]), runs("b", dataset=files[3])])
+
+
 def test_a_run_without_an_epoch_of_the_final_phase_is_one_sentence(runs):
     folder = runs("a")
     folder.write_history([])

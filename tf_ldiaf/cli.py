@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from tf_ldiaf.errors import ConfigError, LDIAFError
+from tf_ldiaf.errors import ConfigError, FileError, LDIAFError
 from tf_ldiaf.execution import compiled_programs, stopping
 from tf_ldiaf.paths import as_path
 
@@ -122,9 +122,9 @@ def quiet_tensorflow() -> Iterator[stopping.Request]:
     # Convolutions are faster with it. On older processors TensorFlow leaves it off.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     compiled_programs.keep()
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
+    with _temporary_file() as caught:
+        sys.stderr.flush()
+        kept = os.dup(2)
         os.dup2(caught.fileno(), 2)
         try:
             with stopping.deferred() as request:  # half initialised, TensorFlow would make another error of Ctrl-C
@@ -144,25 +144,40 @@ def quiet_tensorflow() -> Iterator[stopping.Request]:
         print("Warning: TensorFlow does not see this machine's GPU, and computes on the CPU.", file=sys.stderr)
 
 
+def _temporary_file():
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise FileError(f"TMPDIR must name a folder that can be written. Received: {error.strerror}.") from None
+
+
 def _parse(command, arguments, flag_values):
     if {"--flagfile=", "-flagfile="} & set(arguments):
         raise ConfigError("--flagfile must be the name of a file. Received: nothing.")
     try:
-        with tempfile.TemporaryDirectory() as place:
-            rest = flag_values([command, *_without_marks(arguments, place)])[1:]
+        with contextlib.ExitStack() as places:
+            rest = flag_values([command, *_without_marks(arguments, places)])[1:]
     except ValueError:  # not UTF-8, or a null byte in a name
         files = " ".join(argument for argument in arguments if "flagfile" in argument or not argument.startswith("-"))
         raise ConfigError(f"--flagfile must name a text file in UTF-8. Received: {files}.") from None
     for name, value in flag_values.flag_values_dict().items():
-        if "\0" in str(value):
-            raise ConfigError(f"--{name} must be text without a null byte. Received: {value!r}.")
+        if "\0" in str(value) or not _is_text(str(value)):
+            raise ConfigError(f"--{name} must be text in UTF-8 without a null byte. Received: {value!r}.")
         if value == "" and flag_values[name].present and name != "edges":
             raise ConfigError(f"--{name} must not be empty. Received: nothing.")
     return rest
 
 
-def _without_marks(arguments, place):
-    """The arguments, with a copy in `place` of each flagfile that begins with a byte-order mark, as Windows writes."""
+def _is_text(value):
+    """Whether it can be written in a file: names in a folder may be any bytes."""
+    return value == value.encode(errors="replace").decode()
+
+
+def _without_marks(arguments, places):
+    """The arguments, with a copy of each flagfile that begins with a byte-order mark, as Windows writes.
+
+    The copies are in `places`, and leave with it.
+    """
     found = list(arguments)
     for i, argument in enumerate(arguments):
         name = argument.partition("=")[2] if re.match("--?flagfile=", argument) else argument
@@ -171,7 +186,7 @@ def _without_marks(arguments, place):
             content = pathlib.Path(name).expanduser().read_bytes() if is_file else b""
             encoding = next((known for mark, known in _MARKS.items() if content.startswith(mark)), None)
             if encoding:
-                copy = pathlib.Path(place) / f"{i}.cfg"
+                copy = pathlib.Path(places.enter_context(tempfile.TemporaryDirectory())) / "flags.cfg"
                 copy.write_text(content.decode(encoding))
                 found[i] = f"--flagfile={copy}" if name != argument else str(copy)
     return found

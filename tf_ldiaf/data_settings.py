@@ -112,7 +112,7 @@ class DataSettings(Checked):
         """`dataset`, without the folders above a file: where it lay concerns no reader of a table or model card."""
         path = pathlib.Path(self.dataset)
         is_file = path.is_absolute() or bool(path.suffix) or self.dataset.startswith((".", "~"))
-        return (path.name or path.resolve().name or str(path)) if is_file else self.dataset
+        return (path.name or path.resolve().name or str(path)) if is_file else self.dataset.rstrip("/")
 
 
 def range_of(text: str) -> tuple[float, float] | None:

@@ -42,6 +42,8 @@ def main() -> None:
 
         strategy = distribution.make_strategy(config.distribute, request.obey)
     is_chief = distribution.is_chief(strategy)
+    if not FLAGS.resume:
+        data.check_apart(config, folder.path if folder else RunFolder.OF_THEIR_OWN)
     folder = folder or RunFolder.of_its_own(config)
     with folder.locked() if is_chief else contextlib.nullcontext(), distribution.one_voice(strategy):
         if is_chief and not FLAGS.resume:

@@ -1,5 +1,6 @@
 """Images: from a data set to binary images, split, and to the batches that a model is trained and evaluated on."""
 
+from tf_ldiaf.data.arrays import as_coloured
 from tf_ldiaf.data.batches import (
     evaluation_batch_size,
     evaluation_batches,
@@ -12,9 +13,10 @@ from tf_ldiaf.data.batches import (
 from tf_ldiaf.data.binarization import draw
 from tf_ldiaf.data.images import TrainingImages, described, load, load_test, load_training, read_images, test_checksum
 from tf_ldiaf.data.records import Records
+from tf_ldiaf.data.sources import check_apart
 
 __all__ = [
-    "Records", "TrainingImages", "described", "draw",
+    "Records", "TrainingImages", "as_coloured", "check_apart", "described", "draw",
     "evaluation_batch_size", "evaluation_batches", "launches_per_epoch",
     "load", "load_test", "load_training", "num_evaluation_batches", "read_images", "steps_per_epoch", "test_checksum",
     "training_batches",

@@ -42,14 +42,16 @@ def as_pictures(
 ) -> dict[str, np.ndarray]:
     """Every array as [n, H, W], uint8 in 0-255 or float32 in 0-1; one shape and one dtype for all.
 
-    Colour, [n, H, W, 3], becomes grey, unless `keep_colour`. Values may be from 0 to 1, from 0 to 255 or from -1 to 1,
-    of any type of numbers. Which of these, they say themselves, or `value_range` does. Rows of H * W numbers are images
-    of `image_size`; without it they are squares, if they can be.
+    Colour, [n, H, W, 3], becomes grey, unless `keep_colour`; then grey sets beside it are of colour, too. Values may be
+    from 0 to 1, from 0 to 255 or from -1 to 1, of any type of numbers. Which of these, they say themselves, or
+    `value_range` does. Rows of H * W numbers are images of `image_size`; without it they are squares, if they can be.
 
     Raises:
         DataError: arrays that are not images of one kind; it speaks of `flag`.
     """
     pictures = {name: _shaped(name, np.asarray(x), flag, image_size) for name, x in splits.items()}
+    if any(x.ndim == 4 for x in pictures.values()):
+        pictures = {name: as_coloured(x) for name, x in pictures.items()}
     kinds = {(x.shape[1:], x.dtype.name) for x in pictures.values()}
     if len(kinds) > 1:
         raise DataError(f"{flag} must have one image size and type in all sets. Received: {sorted(kinds)}.")
@@ -61,6 +63,11 @@ def as_pictures(
         [of_all] = set(ranges.values())
         pictures = {name: _scaled(name, x, of_all, flag) for name, x in pictures.items()}
     return {name: _grey(x) if x.ndim == 4 and not keep_colour else x for name, x in pictures.items()}
+
+
+def as_coloured(x: np.ndarray) -> np.ndarray:
+    """Images [n, H, W, 3], of others [n, H, W]: a picture of colours may happen to be grey."""
+    return x if x.ndim == 4 else np.repeat(x[..., np.newaxis], 3, axis=-1)
 
 
 def check_images_first(name: str, x: np.ndarray, flag: str) -> None:

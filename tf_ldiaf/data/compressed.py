@@ -32,10 +32,10 @@ def opened(path: pathlib.Path) -> Iterator[typing.IO[bytes]]:
         raise DataError(f"`dataset` must be a file that can be read. Received: {path} ({error}).") from None
 
 
-def head(path: pathlib.Path, num: int = 1024) -> bytes:
+def head(path: pathlib.Path) -> bytes:
     """The first bytes of `opened`."""
     with opened(path) as content:
-        return content.read(num)
+        return content.read(1024)
 
 
 def whole(path: pathlib.Path) -> bytes:

@@ -1,5 +1,6 @@
 """The images of a data set, split and binary: those that a model is trained with, and those of its test."""
 
+import math
 import os
 import typing
 import zlib
@@ -9,7 +10,7 @@ import numpy as np
 
 from tf_ldiaf.config import DataSettings
 from tf_ldiaf.data import numpy_files, pictures, sources
-from tf_ldiaf.data.arrays import as_pictures, check_images_first
+from tf_ldiaf.data.arrays import as_coloured, as_pictures, check_images_first
 from tf_ldiaf.data.binarization import binarize, eight_bit, threshold
 from tf_ldiaf.data.records import Records
 from tf_ldiaf.data.splits import Source, set_named
@@ -173,6 +174,7 @@ def read_images(
     argument: str = "file",
     is_binary: bool = True,
     value_range: tuple[float, float] | None = None,
+    image_shape: tuple[int, ...] = (),
 ) -> np.ndarray:
     """The images of a file or a folder, thresholded at one half: [n, H, W], float32 in {0, 1}.
 
@@ -184,6 +186,8 @@ def read_images(
         argument: what it is called in errors.
         is_binary: see above.
         value_range: what values are black and white, where they do not say it.
+        image_shape: of the model that they are for. Grey ones become [n, H, W, 3] for one of colour. Rows of pixels, if
+            they are no squares, are pictures of it.
 
     Raises:
         DataError: the file is missing or unreadable, or does not hold images; or more than one, and all are of one
@@ -207,12 +211,16 @@ def read_images(
                 named = set_named(path.name) if path.is_file() else None
                 arrays = {"": sets[named if named in sets else "train"]}
         except DataError as error:
-            raise DataError(str(error).replace("`dataset`", f"`{argument}`")) from None
+            text = str(error).replace("`dataset`", f"`{argument}`").replace(", or `skip_unreadable` be given", "")
+            hint = " `tf_ldiaf.data.load` has these arguments." if "`image_size`" in text or "`arrays`" in text else ""
+            raise DataError(text + hint) from None
     if not any(len(x) for x in arrays.values()):
         raise DataError(f"`{argument}` must be a file with images. Received: {file}, which has none.")
     [images] = arrays.values()
+    if images.shape[1] == 1 and images[0].size == math.prod(image_shape):
+        images = images.reshape(len(images), *image_shape)
     if not is_binary:
-        return eight_bit(images)
+        return eight_bit(as_coloured(images) if len(image_shape) == 3 else images)
     images = threshold(images).astype("float32")
     if len(images) > 1 and (images == images.flat[0]).all():
         raise DataError(

@@ -50,6 +50,8 @@ def _checksum(files):
 
 def _read(files, reading, columns):
     found = [_one(file, reading, columns) for file in files]
+    if any(x.ndim == 4 for x in found):
+        found = [arrays.as_coloured(x) for x in found]
     if len({x.shape[1:] for x in found}) > 1:
         raise DataError(f"`dataset` must hold images of one size. Received: {files[0].parent}.")
     return np.concatenate(found)

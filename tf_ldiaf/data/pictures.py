@@ -8,10 +8,8 @@ import itertools
 import os
 import pathlib
 import sys
-import tarfile
 import typing
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,7 +17,7 @@ import numpy as np
 import rich.progress
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tf_ldiaf.data import arrays
+from tf_ldiaf.data import archives, arrays
 from tf_ldiaf.data.splits import Source, by_set, set_named
 from tf_ldiaf.errors import DataError
 
@@ -71,37 +69,14 @@ def _files_below(path, above, entered):
         if entry.is_dir():
             if not _is_hidden(entry.name):
                 yield from _files_below(entry, {*above, place}, entered)
-        elif entry.is_file():
+        elif entry.is_file() or entry.is_symlink():  # a link to nothing is said where it is read
             yield entry
 
 
-def open_archive(path: pathlib.Path, reading: Reading) -> dict[str, Source]:
-    """The same of a .zip or .tar archive, which may be packed by gzip."""
-    files = _unpacked(path)
-    return _open(path, list(files), files.__getitem__, reading)
-
-
-def _unpacked(path) -> dict[str, bytes]:
-    """The content of each file of an archive."""
-    errors = (zipfile.BadZipFile, tarfile.TarError, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError)
-    found, size = {}, 0
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                arrays.check_size(sum(member.file_size for member in archive.infolist()), path)
-                members = [member for member in archive.infolist() if not member.is_dir()]
-                # Some programs of Windows write its own separator.
-                return {member.filename.replace("\\", "/"): archive.read(member) for member in members}
-        with tarfile.open(path) as archive:
-            for member in archive:
-                size += member.size
-                arrays.check_size(size, path)
-                content = archive.extractfile(member) if member.isfile() else None  # no link is followed
-                if content:
-                    found[member.name] = content.read()
-    except errors as error:
-        raise DataError(f"`dataset` must be an archive that can be read. Received: {path} ({error}).") from None
-    return found
+def open_archive(path: pathlib.Path, reading: Reading, split: str = "train") -> dict[str, Source]:
+    """The same of a .zip or .tar archive, which may be packed by gzip. It is of `split`, if its folders say nothing."""
+    files = archives.unpacked(path)
+    return _open(path, list(files), files.__getitem__, reading, split)
 
 
 def readable(read: Callable[[str], bytes]) -> Callable[[str], bytes]:
@@ -116,25 +91,28 @@ def readable(read: Callable[[str], bytes]) -> Callable[[str], bytes]:
     return content
 
 
-def _open(path, names, read, reading):
+def _open(path, names, read, reading, split="train"):
     read = readable(read)
-    found, num_others = pictures_by_set(names, path)
+    found, num_others = pictures_by_set(names, path, split)
+    paper = functools.cache(lambda: paper_of(found[split], read))  # one for all sets
     return {
-        split: Source(
-            functools.partial(_read, path, part, read, reading, num_others), functools.partial(_crc, part, read)
+        name: Source(
+            functools.partial(_read, path, part, read, reading, num_others, paper), functools.partial(_crc, part, read)
         )
-        for split, part in found.items()
+        for name, part in found.items()
     }
 
 
-def pictures_by_set(names: list[str], path: pathlib.Path) -> tuple[dict[str, list[str]], int]:
+def pictures_by_set(names: list[str], path: pathlib.Path, wanted: str = "train") -> tuple[dict[str, list[str]], int]:
     """The pictures of each set, and how many other files there are; hidden ones are left out.
+
+    The set that is wanted must be there; all pictures are of it if no folder says a set.
 
     Raises:
         DataError: a set has no pictures, or as of `_by_set`.
     """
     files = [name for name in names if not _is_hidden(name)]
-    sets, num_others = _by_set(files, path), sum(not _is_picture(name) for name in files)
+    sets, num_others = _by_set(files, path, wanted), sum(not _is_picture(name) for name in files)
     found = {split: [name for name in part if _is_picture(name)] for split, part in sets.items()}
     for split, part in found.items():
         if not part:
@@ -152,23 +130,29 @@ def _is_hidden(name):
     return any(part.startswith(".") or part in _FOREIGN for part in pathlib.PurePath(name).parts)
 
 
-def _by_set(names, path) -> dict[str, list[str]]:
+def _by_set(names, path, wanted) -> dict[str, list[str]]:
     """The files of each set: it is the first folder on the way to a file whose name means one.
 
-    Without any such folder, all files are train.
+    Folders that all pictures are in do not count, unless there are no others. Without any such folder, all files are of
+    the set that is wanted.
 
     Raises:
-        DataError: there is no train, there are two folders for one set, or some pictures are in no set.
+        DataError: this set is not there, there are two folders for one set, or some pictures are in no set.
     """
     folders = {name: pathlib.PurePath(name).parts[:-1] for name in names}
+    ways = [parts for name, parts in folders.items() if _is_picture(name)]
+    levels = zip(*ways, strict=False)
+    num_common = next((i for i, parts in enumerate(levels) if len(set(parts)) > 1), min(map(len, ways), default=0))
+    if any(set_named(part) for parts in ways for part in parts[num_common:]):
+        folders = {name: parts[num_common:] for name, parts in folders.items()}
     meaning = {part for parts in folders.values() for part in parts if set_named(part)}
     first = {name: next((part for part in parts if part in meaning), "") for name, parts in folders.items()}
     sets = by_set(sorted(set(first.values()) - {""}), str(path))
     if not sets:
-        return {"train": names}
+        return {wanted: names}
     said = " and ".join(sets.values())
-    if "train" not in sets:
-        raise DataError(f"`dataset` must have a folder train beside {said}. Received: {path}.")
+    if wanted not in sets:
+        raise DataError(f"`dataset` must have a folder {wanted} beside {said}. Received: {path}.")
     others = [name for name, folder in first.items() if not folder and _is_picture(name)]
     if others:
         other = [*folders[others[0]], pathlib.PurePath(others[0]).name][0]
@@ -187,8 +171,8 @@ def _crc(names, read):
     return checksum
 
 
-def _read(path, names, read, reading, num_others):
-    found, skipped = decoded(names, read, path, reading)
+def _read(path, names, read, reading, num_others, paper):
+    found, skipped = decoded(names, read, path, reading, paper())
     check_bright(found, names, read, path)
     said = [f"{skipped} that cannot be read"] * bool(skipped) + [f"{num_others} other files"] * bool(num_others)
     empty = sum(map(_is_empty, found))
@@ -288,9 +272,15 @@ def check_bright(found: np.ndarray, names: Sequence[str], read: Callable[[str], 
 def _is_deep(read, name):
     """Whether a picture file can be read, and has more than 8 bits."""
     try:
-        return as_pixels(read(name), 255, Reading(keep_values=True)).dtype != "uint8"
-    except _UnreadableError:
+        with Image.open(io.BytesIO(read(name)), formats=FORMATS) as picture:
+            return picture.mode.startswith(("I", "F")) or _is_cut(picture)
+    except Exception:
         return False
+
+
+def _is_cut(picture):
+    """Whether a picture that is not decoded yet has colours of 16 bits, of which Pillow reads the upper 8."""
+    return not picture.mode.startswith("I") and any(";16" in str(tile) for tile in picture.tile)
 
 
 def _is_empty(picture):
@@ -314,6 +304,8 @@ def as_pixels(content: bytes, paper: int, reading: Reading) -> np.ndarray:
             num = getattr(picture, "n_frames", 1)
             if picture.format == "TIFF" and num > 1:
                 raise ValueError(f"{num} pictures in one file")
+            if reading.keep_values and _is_cut(picture):
+                raise ValueError("colours of 16 bits, of which 8 are read; `value_range` can name those of grey only")
             pixels = _drawn(ImageOps.exif_transpose(picture), paper, reading)
             if reading.image_size:
                 height, width = reading.image_size

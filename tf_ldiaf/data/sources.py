@@ -25,7 +25,7 @@ from tf_ldiaf.data import (
     tfds,
 )
 from tf_ldiaf.data.splits import Source
-from tf_ldiaf.errors import DataError
+from tf_ldiaf.errors import ConfigError, DataError
 
 _DIGITS, _FOLDER, _FILE, _TFDS = "the digits", "a folder", "a file", "a data set of TFDS"
 _PICTURE, _ARCHIVE, _PARQUET = "a picture", "an archive", "a Parquet file"
@@ -55,6 +55,21 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
     if meaning == _FILE:
         return _of_file(path, settings)
     return tfds.open_splits(settings.dataset, settings.data_dir, settings.keeps_colour)
+
+
+def check_apart(settings: DataSettings, path: pathlib.Path) -> None:
+    """Says if a run would lie in the folder of its images: its own pictures would be some of them.
+
+    Raises:
+        ConfigError: so it would, at `path`.
+        DataError: as of `open_splits`.
+    """
+    meaning, folder = _meaning(settings)
+    if meaning == _FOLDER and path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            "`run_dir` must be outside the folder of images, for a run has pictures of its own. "
+            f"Received: {path}, in {folder}."
+        )
 
 
 def _meaning(settings):
@@ -114,19 +129,15 @@ def _reading(settings):
 
 def _of_file(path, settings):
     kind, reading, chosen = _kind(path), _reading(settings), settings.chosen_arrays
-    if kind == _ARCHIVE:
-        if chosen:
-            raise _unnamed(settings)
-        return pictures.open_archive(path, reading)
+    if kind == _ARCHIVE and chosen:
+        raise _unnamed(settings)
     if kind == _PARQUET:
         where = path if len(_siblings(path)) == 1 else path.parent
         return parquet.open_splits(_siblings(path), where, reading, chosen.values())
     if kind == _PICTURE:
         raise DataError(f"`dataset` must be a folder of pictures, not one of them. Received: {path}.")
-    siblings = {} if chosen else _sets_of_files(_siblings(path))
-    if "train" not in siblings:
-        return _of_arrays(path, kind, settings)
-    return {split: _of_arrays(file, _kind(file), settings)["train"] for split, file in siblings.items()}
+    siblings = {} if set(chosen) - {"train"} else _sets_of_files(_siblings(path))
+    return _of_sets(siblings if "train" in siblings else {"train": path}, settings)
 
 
 def _of_folder(path, settings):
@@ -142,8 +153,30 @@ def _of_folder(path, settings):
     named = [file for file in files if file.parent == path and splits.set_named(file.name)]
     found = _sets_of_files([file for file in named if _has_images(file)])
     if "train" in found:
-        return {split: _of_arrays(file, _kind(file), settings)["train"] for split, file in found.items()}
+        return _of_sets(found, settings)
     return pictures.open_folder(path, reading)
+
+
+def _of_sets(files, settings):
+    """The sets of files whose names say which they are. A lone file may have several, as its own content says."""
+    found = {split: _opened(file, settings, split) for split, file in files.items()}
+    if len(found) == 1:
+        return found["train"]
+    for split, sets in found.items():
+        if len(sets) > 1:
+            others = " and ".join(str(file.name) for name, file in files.items() if name != split)
+            raise DataError(
+                "`dataset` must be one file of all sets, or a file for each. "
+                f"Received: {files[split]}, which has {' and '.join(sets)}, beside {others}."
+            )
+    return {split: sets[split] for split, sets in found.items()}
+
+
+def _opened(path, settings, split):
+    kind = _kind(path)
+    if kind == _ARCHIVE:
+        return pictures.open_archive(path, _reading(settings), split)
+    return _of_arrays(path, kind, settings, split)
 
 
 def _unnamed(settings):
@@ -175,12 +208,15 @@ def _siblings(path):
     return [file for file in beside if file.is_file() and splits.without_set(file.name) == rest]
 
 
-def _of_arrays(path, kind, settings):
+def _of_arrays(path, kind, settings, split):
+    """The sets of a file of arrays; `split` is the one that it must have."""
     shapes = kind.shapes(path)
     is_one = set(shapes) == {""}
     if is_one and settings.arrays:
         raise _unnamed(settings)
-    found = {"train": ""} if is_one else splits.arrays_by_set(shapes, str(path), settings.chosen_arrays)
+    chosen = settings.chosen_arrays
+    chosen = {split: chosen["train"]} if set(chosen) == {"train"} else chosen
+    found = {split: ""} if is_one else splits.arrays_by_set(shapes, str(path), chosen, split)
 
     def source(name):
         return Source(lambda: _array(path, kind, name), lambda: _checksum(path, kind, name))
@@ -230,7 +266,7 @@ def _kind(path, or_none=False) -> Any:
         return _ARCHIVE
     if idx.is_one(head):
         return idx
-    if tables.is_one(head):
+    if tables.is_one(path):
         return tables
     if or_none:
         return None

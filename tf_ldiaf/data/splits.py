@@ -69,7 +69,7 @@ def by_set(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def arrays_by_set(
-    shapes: Mapping[str, tuple[int, ...] | None], where: str, chosen: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...] | None], where: str, chosen: Mapping[str, str], wanted: str = "train"
 ) -> dict[str, str]:
     """train, valid, test -> the array of a file that holds it.
 
@@ -77,9 +77,10 @@ def arrays_by_set(
         shapes: of each array, under its name; None of what is no array of numbers.
         where: the file, for errors.
         chosen: what the user says of them. Otherwise names say it; or there is only one array that may be images.
+        wanted: the set that the file must have.
 
     Raises:
-        DataError: neither says which array the training images are; or another array may be images of them, too.
+        DataError: neither says which array the wanted set is; or another array may be images of them, too.
     """
     missing = [name for name in chosen.values() if name not in shapes]
     found = dict(chosen) if chosen else by_set(shapes, where)
@@ -88,19 +89,19 @@ def arrays_by_set(
         images = [name for name, shape in numbers.items() if len(shape) > 2]
         images = images or [name for name, shape in numbers.items() if len(shape) == 2 and shape[1] >= FEWEST_NUMBERS]
         if len(images) == 1:
-            return {"train": images[0]}
-    if missing or "train" not in found:
+            return {wanted: images[0]}
+    if missing or wanted not in found:
         listed = ", ".join(f"{name} {list(shape) if shape else 'of no numbers'}" for name, shape in shapes.items())
         raise DataError(
             "`dataset` must have arrays named like train, valid, test or x_train, x_val, x_test; or `arrays` must say "
             f"which they are, as train:NAME,test:NAME. Received: {where}, which has {listed[:300] or 'none'}."
         )
     alike = [] if chosen else [name for name in shapes if name not in found.values() and not is_label(name)]
-    alike = [name for name in alike if _is_like(shapes[name], shapes[found["train"]])]
+    alike = [name for name in alike if _is_like(shapes[name], shapes[found[wanted]])]
     if alike:
         raise DataError(
             "`dataset` must have names of sets for all of its images, or `arrays` must say which they are, as "
-            f"train:{found['train']}. Received: {where}, in which {alike[0]} may be images, too."
+            f"train:{found[wanted]}. Received: {where}, in which {alike[0]} may be images, too."
         )
     return found
 

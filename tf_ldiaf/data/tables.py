@@ -9,18 +9,24 @@ from tf_ldiaf.data.splits import is_label
 from tf_ldiaf.errors import DataError
 
 _MOST_CLASSES = 1000
+_LONGEST_ROW = 1 << 20  # bytes
+_TEXT = "utf-8-sig"  # a byte-order mark is not of the first cell
 _NUMBERS = {"", "id", "index", "unnamed: 0"}  # what a column of the rows' numbers is called
 
 
-def is_one(head: bytes) -> bool:
-    """Whether a file that begins so is of this kind: text, whose second line is numbers."""
+def is_one(path: pathlib.Path) -> bool:
+    """Whether a file is of this kind: text, whose second line is numbers, or its only one.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with compressed.opened(path) as content:
+        first, second = content.readline(_LONGEST_ROW), content.readline(_LONGEST_ROW)
     try:
-        lines = head.decode().splitlines()
+        cells = _cells((second.strip() or first).decode(_TEXT))
     except UnicodeDecodeError:
         return False
-    first = lines[1] if len(lines) > 2 else lines[0] if lines else ""  # the last may be cut
-    cells = _cells(first)
-    return bool(cells) and all(_is_number(cell) for cell in cells[:-1] or cells)
+    return bool(cells) and all(_is_number(cell) for cell in cells[:-1] or cells)  # the last may be cut
 
 
 def shapes(path: pathlib.Path) -> dict[str, tuple[int, ...] | None]:
@@ -30,7 +36,7 @@ def shapes(path: pathlib.Path) -> dict[str, tuple[int, ...] | None]:
         DataError: the file cannot be read.
     """
     with compressed.opened(path) as content:
-        return {"": (1, len(_cells(content.readline(1 << 20).decode(errors="replace"))))}
+        return {"": (1, len(_cells(content.readline(_LONGEST_ROW).decode(_TEXT, errors="replace"))))}
 
 
 def read(path: pathlib.Path, name: str) -> np.ndarray:
@@ -39,7 +45,7 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
     A column is labels, or a row's number, if the header says so. Where the columns are one more than a square, the
     first or the last one is labels: the one that has all whole numbers from 0 or 1 to some other.
     """
-    lines = compressed.whole(path).decode(errors="replace").splitlines()
+    lines = compressed.whole(path).decode(_TEXT, errors="replace").splitlines()
     names = _cells(lines[0])
     has_names = not all(map(_is_number, names)) or names == [str(i) for i in range(len(names))]
     if has_names:

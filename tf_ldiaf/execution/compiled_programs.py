@@ -25,8 +25,8 @@ def keep() -> None:
     """
     given = os.environ.get("TF_XLA_FLAGS", "")
     folder = _folder()
-    if "persistent_cache_directory" in given or re.search(r"\s", str(folder)):
-        return
+    if "persistent_cache_directory" in given or re.search(r"\s", str(folder)) or not folder.is_absolute():
+        return  # no user has a home where it would be relative
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < 10 * _MOST_BYTES:

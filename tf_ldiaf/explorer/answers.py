@@ -67,7 +67,7 @@ class Explorer:
                 f"Received: {saved_model}, of {self.image_shape}."
             )
         if isinstance(images, str):
-            images = data.read_images(images, "images", self.num_values == 2, value_range)
+            images = data.read_images(images, "images", self.num_values == 2, value_range, self.image_shape)
         if images is not None and images.shape[1:] != self.image_shape:
             raise FileError(f"`images` must be images of {self.image_shape}. Received: {images.shape[1:]}.")
         self.graph = self._graph()

@@ -6,15 +6,16 @@ import tempfile
 import zipfile
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from tf_ldiaf import data
-from tf_ldiaf.data.pictures import FORMATS
+from tf_ldiaf.data.pictures import FORMATS, Reading, as_pixels
 from tf_ldiaf.errors import DataError, RequestError
 from tf_ldiaf.explorer.asked import MOST_AT_ONCE
 
 _MOST_PIXELS = 50_000_000
 _MOST_UNPACKED = 100_000_000  # bytes
+_PAPER = 255  # what transparent pictures lie on: white
 
 
 def images_of(
@@ -51,7 +52,7 @@ def _of_npz(file, image_shape, is_binary, value_range):
         path = pathlib.Path(place) / "the upload.npz"
         path.write_bytes(file)
         try:
-            found = data.read_images(str(path), is_binary=is_binary, value_range=value_range)[:MOST_AT_ONCE]
+            found = data.read_images(str(path), "file", is_binary, value_range, image_shape)[:MOST_AT_ONCE]
         except DataError as error:
             raise RequestError(str(error).replace(str(path), path.stem)) from None
     if found.shape[1:] != image_shape:
@@ -66,13 +67,8 @@ def _of_picture(file, image_shape, is_binary):
                 raise RequestError(
                     f"`file` must have at most {_MOST_PIXELS:,} pixels. Received: {picture.width} x {picture.height}."
                 )
-            upright = ImageOps.exif_transpose(picture).convert("RGBA")
-            on_paper = Image.new("RGBA", upright.size, "white")
-            on_paper.alpha_composite(upright)
-            drawn, size = on_paper.convert("RGB" if len(image_shape) == 3 else "L"), image_shape[1::-1]
-            if not is_binary:
-                return np.asarray(ImageOps.fit(drawn, size, Image.Resampling.LANCZOS))[np.newaxis]
-            scaled = drawn.resize(size, Image.Resampling.BOX)
+        reading = Reading(() if is_binary else image_shape[:2], keep_colour=len(image_shape) == 3)
+        pixels = as_pixels(file, _PAPER, reading)
     except RequestError:
         raise
     except UnidentifiedImageError:
@@ -81,5 +77,9 @@ def _of_picture(file, image_shape, is_binary):
         ) from None
     except Exception as error:  # there is no end of what readers make of a damaged file
         raise RequestError(f"`file` must be a readable picture. Received: {error}.") from None
+    if not is_binary:
+        images = pixels[np.newaxis]
+        return data.as_coloured(images) if len(image_shape) == 3 else images
+    scaled = Image.fromarray(pixels).resize(image_shape[1::-1], Image.Resampling.BOX)
     light = np.asarray(scaled) > 127
     return (light if light.mean() <= 0.5 else ~light).astype("float32")[np.newaxis]

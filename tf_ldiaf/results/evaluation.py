@@ -83,6 +83,8 @@ def evaluate(
     config = folder.read_config()
     config = dataclasses.replace(config, dataset=dataset or config.dataset, data_dir=data_dir or config.data_dir)
     images = data.load_test(config)
+    if len(model.image_shape) == 3:
+        images = data.as_coloured(images)
     if folder.read_info().get("test_checksum") not in (None, data.test_checksum(config)):
         raise DataError(
             "`dataset` must have the test images that were there when the run was trained. Received: "

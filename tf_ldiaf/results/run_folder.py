@@ -49,6 +49,8 @@ class RunFolder:
         path: the folder.
     """
 
+    OF_THEIR_OWN = pathlib.Path("runs")  # holds the runs whose folder nobody named
+
     def __init__(self, path: str | os.PathLike):
         self.path = paths.as_path(path, "run_dir")
         self.config_file = self.path / "config.json"
@@ -76,11 +78,11 @@ class RunFolder:
             FileError: it cannot be written.
         """
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{config.method}-{pathlib.Path(config.dataset).stem}-{now}"
+        name = f"{config.method}-{pathlib.Path(config.dataset).resolve().stem}-{now}"
         number = 0
         while True:
             number += 1
-            folder = cls(pathlib.Path("runs") / (name if number == 1 else f"{name}-{number}"))
+            folder = cls(cls.OF_THEIR_OWN / (name if number == 1 else f"{name}-{number}"))
             made = folder._missing()
             try:
                 folder.path.mkdir(parents=True)

@@ -49,10 +49,10 @@ def write_images(
     model = load(saved_model, "sample", "reconstruct")
     signatures, is_binary = model.signatures, num_values(model) == 2
     if reconstruct:
-        sizes = signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:]
-        x = data.read_images(reconstruct, "reconstruct", is_binary, value_range)[:num]
-        if x.shape[1:] != tuple(sizes):
-            raise FileError(f"`reconstruct` must hold images of {tuple(sizes)}. Received: {x.shape[1:]}.")
+        sizes = tuple(signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:])
+        x = data.read_images(reconstruct, "reconstruct", is_binary, value_range, sizes)[:num]
+        if x.shape[1:] != sizes:
+            raise FileError(f"`reconstruct` must hold images of {sizes}. Received: {x.shape[1:]}.")
         x = x if is_binary else x / np.float32(255)
         drawn = signatures["reconstruct"](images=tf.constant(x), seed=tf.constant(seed))
         picture, kept = pictures.pairs(x, drawn["probs"], ink=is_binary), {"originals": x}
