@@ -18,7 +18,7 @@ _DRAW_BATCH = 1000
 # Pixels are 0 and 1; or 8-bit, uint8 in 0-255 or float k / 255; or grey to be made binary by draws.
 Pixels = typing.Literal["binary", "eight-bit", "grey"]
 _WANTED = {
-    "binary": "0 or 1, such as those of (x > 127) for grey images",
+    "binary": "0 or 1, such as those of (x > 127) for grey images of uint8, and of (x > 0.5) for those in 0-1",
     "eight-bit": "uint8 in 0-255, or float k / 255 for whole numbers k",
     "grey": "grey, uint8 in 0-255 or float in 0-1",
 }
@@ -91,6 +91,14 @@ def impossible(images, pixels: Pixels = "binary") -> typing.Any:
 def impossible_pixel(pixels: Pixels, found: str) -> DataError:
     """What is said of one."""
     return DataError(f"`x` must have pixels that are {_WANTED[pixels]}. Received: {found}.")
+
+
+def faint() -> DataError:
+    """What is said of pixels that are taken for grey, and are only 0 and 1 of 255."""
+    return DataError(
+        "`x` must be grey for `binarization=dynamic`, where 255 is white in uint8. Received: uint8 of 0 "
+        "and 1; as float, or with `binarization=none`, they are black and white."
+    )
 
 
 def values(images, pixels: Pixels) -> tf.Tensor:

@@ -139,7 +139,7 @@ class LatentPrior(_OverNodes):
 
     @bijector_values_forgotten()
     def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
-        z, lead = _as_draws(z, self._batch_shape_tensor())
+        z, lead = _as_draws(z, self._batch_shape_tensor(), self._graph)
         nodes = tf.transpose(z, [2, 0, 1, 3])
         return _with_lead(log_prior(self._graph, nodes, self._at(nodes))[0], lead)
 
@@ -231,7 +231,7 @@ class LatentPosterior(_OverNodes):
 
     @bijector_values_forgotten()
     def log_prob_parts(self, z: tf.Tensor) -> tf.Tensor:
-        z, lead = _as_draws(z, self._batch_shape_tensor())
+        z, lead = _as_draws(z, self._batch_shape_tensor(), self._graph)
         nodes = tf.transpose(z, [2, 0, 1, 3])
         visit = _given(nodes, lambda n, z_n, *known: [self._node(n, *known).log_prob(z_n)])
         _, parts = self._graph.descend(tf.shape(z)[:2], self._gates, visit, num_parts=2)
@@ -298,9 +298,20 @@ def _given(nodes, visit):
     return visit_given
 
 
-def _as_draws(z, batch_shape):
+def check_latents(z: tf.Tensor, num_nodes: int, node_dim: int) -> None:
+    """Says if z is no latents [..., N, D].
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not z.shape[-2:].is_compatible_with([num_nodes, node_dim]):
+        raise ValueError(f"z must be latents [..., {num_nodes}, {node_dim}]. Received: {list(z.shape)}.")
+
+
+def _as_draws(z, batch_shape, graph):
     """z [..., N, D] as [S, B, N, D], and the shape [...] of its log-probability; B is 1 where `batch_shape` is []."""
     z = tf.convert_to_tensor(z)
+    check_latents(z, graph.num_nodes, graph.node_dim)
     lead = tf.broadcast_dynamic_shape(tf.shape(z)[:-2], batch_shape)
     z = tf.broadcast_to(z, tf.concat([lead, tf.shape(z)[-2:]], axis=0))
     return tf.reshape(z, tf.concat([[-1], lead[-1:] if batch_shape.shape[0] else [1], tf.shape(z)[-2:]], axis=0)), lead

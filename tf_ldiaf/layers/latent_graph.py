@@ -55,7 +55,7 @@ class LatentGraph(Float32Layer):
         self.num_nodes, self.node_dim, self.num_flow_steps = num_nodes, node_dim, num_flow_steps
         self.node_units, self.flow_units, self.context_dim = tuple(node_units), tuple(flow_units), context_dim
         self.root_components, self.prior_flow_steps = root_components, prior_flow_steps
-        if num_nodes == 1:
+        if num_nodes == 1 and edges is None:
             edges = []
         self.gates = Gates(num_nodes, edges, initial_gate_prob, name="gates")
         self.bottom_up = GaussianNetworks(

@@ -142,10 +142,13 @@ def make_likelihood(likelihood: keras.layers.Layer | str, num_components: int | 
         raise ValueError(f"likelihood_components need discretized_logistic. Received: {num_components}.")
     if isinstance(likelihood, str) and likelihood in _BY_NAME:
         return DiscretizedLogistic(num_components) if num_components else _BY_NAME[likelihood]()
-    if not hasattr(likelihood, "numbers_per_pixel") or getattr(likelihood, "num_values", None) not in (2, 256):
+    is_layer = isinstance(likelihood, keras.Layer) and hasattr(likelihood, "numbers_per_pixel")
+    if not is_layer or getattr(likelihood, "num_values", None) not in (2, 256):
         found = likelihood if isinstance(likelihood, str) else f"a {type(likelihood).__name__}"
         raise ValueError(
             f"likelihood must be {', '.join(_BY_NAME)}, or a layer with numbers_per_pixel and a num_values of 2 or 256."
             f" Received: {found}."
         )
+    if not likelihood.built:
+        likelihood.dtype_policy = keras.DTypePolicy("float32")  # whatever policy was set when it was made
     return likelihood

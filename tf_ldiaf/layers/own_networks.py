@@ -26,6 +26,18 @@ def input_shape_of(network: keras.Layer, name: str, shape: Sequence[int]) -> tup
     return own[1:]
 
 
+def shape_given_by(network: keras.Layer, name: str, shape: Sequence[int]) -> tuple[int | None, ...]:
+    """What a network gives for each input of `shape`.
+
+    Raises:
+        ValueError: it gives several things; it speaks of `name`.
+    """
+    found = network(keras.KerasTensor((None, *shape)))
+    if not isinstance(found, keras.KerasTensor):
+        raise ValueError(f"{name} must have one output. Received: one that gives {type(found).__name__}s of them.")
+    return found.shape[1:]
+
+
 def is_reshaped(shape: Sequence[int], of: Sequence[int]) -> bool:
     """Whether a shape is the other one with axes joined or split: (560,) or (28, 20, 1) of (28, 20), not (20, 28)."""
     ours, theirs = (list(itertools.accumulate(sides, operator.mul)) for sides in (shape, of))

@@ -1,10 +1,13 @@
 """What happens in every `fit`: schedules, and a watch on what goes wrong."""
 
 import typing
+import warnings
 
 import keras
 
 from tf_ldiaf.model.schedules import epochs_without_edges, kl_weight, temperature
+
+_ROUNDING = 1e-6
 
 
 class EpochSchedules(keras.callbacks.Callback):
@@ -13,16 +16,27 @@ class EpochSchedules(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: typing.Any = self.model
-        objective, epoch = model.objective, max(epoch, int(model.epochs_done.numpy()))
+        objective, done = model.objective, int(model.epochs_done.numpy())
+        epoch = max(epoch, done)
+        is_shut = epoch < epochs_without_edges(objective.structure_epochs)
+        weight = kl_weight(epoch, objective.kl_warmup_epochs)
+        is_undone = model.gates.fixed is None and is_shut and bool(model.gates.open.numpy().any())
+        if done and (is_undone or weight < model.kl_weight.numpy() - _ROUNDING):
+            warnings.warn(
+                f"After {done} epochs `compile` has begun a schedule anew: the weight of the KL term is {weight:.2f}"
+                f"{', and gates that were open are shut' * is_undone}. Give it the `structure_epochs` and "
+                "`kl_warmup_epochs` of before, to go on from there.",
+                stacklevel=2,
+            )
         model.epochs_done.assign(epoch)
         if model.gates.fixed is None:
-            model.gates.shut(epoch < epochs_without_edges(objective.structure_epochs))
+            model.gates.shut(is_shut)
             model.temperature.assign(temperature(epoch, objective.structure_epochs, objective.final_temperature))
-        model.kl_weight.assign(kl_weight(epoch, objective.kl_warmup_epochs))
+        model.kl_weight.assign(weight)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         model: typing.Any = self.model
-        model.check_steps()  # before another callback keeps the epoch as a good one
+        model.check_steps(is_whole=True)  # before another callback keeps the epoch as a good one
         model.epochs_done.assign_add(1)
 
 

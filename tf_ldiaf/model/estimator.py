@@ -1,5 +1,6 @@
 """Both bounds from S draws, taken in chunks so that memory does not grow with S."""
 
+import typing
 from collections.abc import Callable
 
 import numpy as np
@@ -45,8 +46,10 @@ def importance_weighted(
 
     Source: Burda et al. 2016, arXiv 1509.00519, Eq. 8; Kish 1965 for Eq. ess.
     """
-    if isinstance(num_importance_samples, int) and num_importance_samples < 1:
-        raise ValueError(f"num_importance_samples must be at least 1. Received: {num_importance_samples}.")
+    num: typing.Any = num_importance_samples
+    if not tf.is_tensor(num) and not (isinstance(num, int | np.integer) and num >= 1):
+        raise ValueError(f"num_importance_samples must be at least 1, a whole number. Received: {num}.")
+    num_importance_samples = num if tf.is_tensor(num) else int(num)
     rows = max(1, min(_ROWS_PER_PASS, _NUMBERS_PER_PASS // numbers_per_image))
     most = tf.clip_by_value(rows // tf.maximum(num_images, 1), 1, num_importance_samples)
     num_chunks = -(-num_importance_samples // most)

@@ -20,11 +20,13 @@ _CHECKED_AT_ONCE = 10_000
 class Fitted(WithoutSymbolicBuild, keras.Model):
     """A Keras model whose `fit`, `evaluate` and `predict` take images, and say so if they are not.
 
-    A subclass has `pixels`, which says what its images are, an `objective`, the metrics `nonfinite_steps`, `bad_pixels`
-    and `bad_pixels_predicted`, which its steps update, the variable `epochs_done`, and `gates`.
+    A subclass has `pixels`, which says what its images are, an `objective`, the variable `epochs_done`, and `gates`.
+    Its steps update the metrics `nonfinite_steps`, `bad_pixels`, `bad_pixels_predicted`, `grey_images` and
+    `bright_pixels`.
     """
 
     pixels: binarization.Pixels
+    _is_fitted_now = False
 
     def fit(
         self,
@@ -50,35 +52,44 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
                 gradient of such a step, or of one with pixels that the model cannot have, has been learned from.
         """
         x = images_of(x)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1. Received: {batch_size}.")
+        if batch_size is not None and not (isinstance(batch_size, int | np.integer) and batch_size >= 1):
+            raise ValueError(f"batch_size must be a whole number from 1 on. Received: {batch_size}.")
         others = [kwargs.get(name) for name in ("sample_weight", "class_weight", "steps_per_epoch")]
         is_plain = isinstance(x, np.ndarray) and shuffle and all(other is None for other in others)
         if isinstance(x, np.ndarray):
-            self.check_images(x, self._training_pixels)
-            if self._training_pixels == "grey" and x.dtype == "uint8" and x.max() == 1:
-                raise DataError(
-                    "`x` must be grey for `binarization=dynamic`, where 255 is white in uint8. Received: uint8 of 0 "
-                    "and 1; as float, or with `binarization=none`, they are black and white."
-                )
+            self.check_training_images(x)
+            if x.min() == x.max():
+                warnings.warn(f"All pixels of `x` are {x.flat[0]}: there is nothing to learn.", stacklevel=2)
         self._make_variables(x)
+        if self.built and not self.trainable_variables:
+            raise ValueError("model must have weights that are trained. Received: one whose weights are all frozen.")
         if is_plain and validation_split and validation_data is None:
             num = int(len(x) * (1.0 - validation_split))
+            if not 0 < num < len(x):
+                raise ValueError(
+                    "validation_split must leave an image to train on, and one to validate with. "
+                    f"Received: {validation_split} of {len(x)} images."
+                )
             x, validation_data, validation_split = x[:num], x[num:], 0.0
         if is_plain and self.distribute_strategy.num_replicas_in_sync == 1 and self.compiled:
             kwargs.setdefault("validation_batch_size", batch_size)
             order = {"batch_size": batch_size or 32, "seed": self.objective.seed, "epoch": self.epochs_done.value}
             x, y, batch_size, shuffle = batches.epoch_batches(x, **order), None, None, False
-        if kwargs.get("sample_weight") is not None and y is None and isinstance(x, np.ndarray):
-            y = np.zeros(len(x))  # Keras drops weights without labels
+        weight = kwargs.get("sample_weight")
+        if weight is not None and not np.isfinite(np.asarray(weight, "float64")).all():
+            raise ValueError("sample_weight must be numbers. Received: NaN or infinity.")
+        if isinstance(x, np.ndarray) and kwargs.get("class_weight") is None:
+            y = _labels(x, y, weight)
         validation_data = _with_labels(validation_data)
         callbacks, averaging = self._with_averaging(keras.tree.flatten(callbacks or []))
         callbacks = [EpochSchedules(), *callbacks]
         shuffle = shuffle and not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
         kwargs |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
+        self._is_fitted_now = True
         try:
             history = super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
         finally:
+            self._is_fitted_now = False
             if averaging:
                 averaging.on_test_end()  # if a validation was broken off, averaged weights are in the model
         if self.gates.fixed is None and not self.gates.open.numpy().any():
@@ -109,6 +120,11 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         """Weights, and what the optimizer keeps of them: Keras traces the first step twice if they are made in it."""
         if isinstance(x, tf.data.Dataset):
             x = images_of(keras.utils.unpack_x_y_sample_weight(x.element_spec)[0])
+            if not self.built and isinstance(x, tf.TensorSpec) and (not x.shape.rank or None in x.shape[1:]):
+                raise DataError(
+                    "`x` must have images of a size that is known, as `tf.ensure_shape` says it; or `model.build` must "
+                    f"say it before. Received: batches of shape {x.shape}."
+                )
         is_known = isinstance(x, np.ndarray) or (isinstance(x, tf.TensorSpec) and bool(x.shape.rank))
         sides = tuple(x.shape[1:]) if is_known else (None,)
         if (
@@ -134,10 +150,12 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         Raises:
             DataError: pixels that the model cannot have.
         """
+        if self._is_fitted_now:
+            self.check_steps()  # what went wrong is forgotten below
         x = images_of(x)
         if isinstance(x, np.ndarray):
             self.check_images(x)
-            y = np.zeros(len(x)) if y is None and kwargs.get("sample_weight") is not None else y
+            y = _labels(x, y, kwargs.get("sample_weight"))
         logs = super().evaluate(x, y, *args, return_dict=True, **kwargs)
         self.check_pixels()
         return logs if return_dict else [logs[name] for name in self.metrics_names]
@@ -158,20 +176,23 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
 
     def train_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
         """As Keras's; a list is in the order of `metrics_names`. Errors as of `fit`."""
-        self.check_images(np.asarray(images_of(x)), self._training_pixels)
+        x = np.asarray(images_of(x))
+        self.check_training_images(x)
         logs = super().train_on_batch(x, *args, return_dict=True, **kwargs)
         self.check_steps()
         return logs if return_dict else [logs[name] for name in self.metrics_names if name in logs]
 
     def test_on_batch(self, x, *args, return_dict: bool = False, **kwargs) -> typing.Any:
         """As Keras's; a list is in the order of `metrics_names`. Errors as of `evaluate`."""
-        self.check_images(np.asarray(images_of(x)))
+        x = np.asarray(images_of(x))
+        self.check_images(x)
         logs = super().test_on_batch(x, *args, return_dict=True, **kwargs)
         return logs if return_dict else [logs[name] for name in self.metrics_names]
 
     def predict_on_batch(self, x) -> np.ndarray:
         """The code of each image; errors as of `predict`."""
-        self.check_images(np.asarray(images_of(x)))
+        x = np.asarray(images_of(x))
+        self.check_images(x)
         return super().predict_on_batch(x)  # pyright: ignore[reportReturnType]
 
     @property
@@ -182,6 +203,10 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
     def _training_pixels(self) -> binarization.Pixels:
         return "grey" if self.compiled and self.objective.binarization == "dynamic" else self.pixels
 
+    def check_training_images(self, x) -> None:
+        """As `check_images`, of those that the model is fitted to."""
+        self.check_images(x, self._training_pixels)
+
     def check_images(self, x, pixels: binarization.Pixels | None = None) -> None:
         """Says if x is no array of images with pixels that the model can have, or of others if `pixels` says so.
 
@@ -189,6 +214,8 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             DataError: it is not.
         """
         pixels = pixels or self.pixels
+        if x.ndim < 2 and len(x.reshape(-1)):
+            raise DataError(f"`x` must be images, [n, H, W] or [n, H, W, C]. Received: an array of shape {x.shape}.")
         if not x.ndim or not len(x):
             raise DataError(f"`x` must have at least one image. Received: an array of shape {x.shape}.")
         for start in range(0, len(x), _CHECKED_AT_ONCE):
@@ -198,6 +225,8 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
                 first = start + int(np.argmax(impossible.reshape(len(part), -1).any(axis=1)))
                 found = part[impossible].flat[0]
                 raise binarization.impossible_pixel(pixels, f"{found} in image {first}")
+        if pixels == "grey" and x.dtype == "uint8" and x.max() == 1:
+            raise binarization.faint()
 
     def check_pixels(self, pixels: binarization.Pixels | None = None, counted: Total | None = None) -> None:
         """Says if `train_step` or `test_step` was given pixels that the model cannot have; or what `counted` them.
@@ -209,14 +238,19 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         if num:
             raise binarization.impossible_pixel(pixels or self.pixels, f"{num} others")
 
-    def check_steps(self) -> None:
+    def check_steps(self, is_whole: bool = False) -> None:
         """Says what was wrong with the training steps of this epoch.
+
+        Args:
+            is_whole: whether the epoch is at its end.
 
         Raises:
             DataError: their pixels.
             NonFiniteError: a term that was infinite or not a number, unless such steps are to be skipped.
         """
         self.check_pixels(self._training_pixels)
+        if is_whole and int(self.grey_images.result()) and not int(self.bright_pixels.result()):
+            raise binarization.faint()
         first = self.nonfinite_steps.first_terms() if self.objective.on_nonfinite == "stop" else None
         if first is not None:
             step, terms = first
@@ -227,11 +261,18 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
             )
 
 
+def _labels(x, y, weight):
+    """Zeros in place of labels, which are ignored and may be of any type; as many, so that Keras counts them."""
+    if y is None:
+        return None if weight is None else np.zeros(len(x))  # Keras drops weights without labels
+    return np.zeros(len(y))
+
+
 def _with_labels(validation_data):
-    """Validation data of images and weights, with labels between them: Keras drops weights without."""
-    if isinstance(validation_data, tuple | list) and len(validation_data) == 3 and validation_data[1] is None:
-        x, _, weight = validation_data
-        return x, np.zeros(len(x)), weight
+    """Validation data of arrays with the labels of `_labels`."""
+    if isinstance(validation_data, tuple | list) and len(validation_data) in (2, 3):
+        x, y, *weight = validation_data
+        return x, _labels(x, y, weight or None), *weight
     return validation_data
 
 
@@ -252,5 +293,12 @@ def images_of(x) -> typing.Any:
         if "image" not in x:
             raise DataError(f'`x` must be images, or have them as its part "image". Received: parts {sorted(x)}.')
         x = x["image"]
+    if isinstance(x, list | tuple):
+        if len(x) != 1:
+            raise DataError(
+                "`x` must be one array of images, and labels another argument; `np.stack` makes one of single images. "
+                f"Received: a {type(x).__name__} of {len(x)}."
+            )
+        [x] = x
     is_at_hand = isinstance(x, tf.Tensor) and hasattr(x, "numpy")
     return np.asarray(x) if is_at_hand else x

@@ -17,10 +17,10 @@ from tf_ldiaf.fields import checked
 from tf_ldiaf.layers.decoders import AdditiveDecoder
 from tf_ldiaf.layers.encoders import make_decoder, make_encoder
 from tf_ldiaf.layers.gates import Gates, edges_of
-from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior
+from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior, check_latents
 from tf_ldiaf.layers.latent_graph import LatentGraph
 from tf_ldiaf.layers.likelihoods import make_likelihood
-from tf_ldiaf.layers.own_networks import input_shape_of, is_reshaped, last_activation
+from tf_ldiaf.layers.own_networks import input_shape_of, is_reshaped, last_activation, shape_given_by
 from tf_ldiaf.model.fitted import is_one_image
 from tf_ldiaf.model.questions import Questions
 from tf_ldiaf.model.served import ServedModel
@@ -115,14 +115,17 @@ class LDIAF(Questions):
         self.encoder_units, self.decoder_units, self.channels = map(tuple, (encoder_units, decoder_units, channels))
         if isinstance(decoder, str) and decoder != "additive":
             raise ValueError(f"decoder must be a Keras model, additive or None. Received: {decoder}.")
+        for name, network in (("encoder", encoder), ("decoder", None if decoder == "additive" else decoder)):
+            if not (network is None or isinstance(network, keras.Layer)):
+                raise ValueError(f"{name} must be a Keras model or None. Received: {network!r}.")
         self.own_encoder, self.own_decoder = encoder is not None, decoder not in (None, "additive")
         self.is_additive = decoder == "additive"
         self.encoder: typing.Any = encoder
         self.decoder: typing.Any = decoder
         self.residual_blocks = residual_blocks
         self.likelihood_components, self.own_likelihood = likelihood_components, not isinstance(likelihood, str)
-        self.likelihood_name = likelihood if isinstance(likelihood, str) else likelihood.name
         self.likelihood_layer: typing.Any = make_likelihood(likelihood, likelihood_components)
+        self.likelihood_name = likelihood if isinstance(likelihood, str) else likelihood.name
         self.num_values = self.likelihood_layer.num_values
         self.pixels = "binary" if self.num_values == 2 else "eight-bit"
         self.graph = LatentGraph(
@@ -172,10 +175,8 @@ class LDIAF(Questions):
         latents = self.num_nodes, self.node_dim
         self.encoder_input = input_shape_of(self.encoder, "encoder", self.image_shape) or self.image_shape
         self.decoder_input = input_shape_of(self.decoder, "decoder", latents) or (math.prod(latents),)
-        features, outputs = (
-            network(keras.KerasTensor((None, *shape))).shape[1:]
-            for network, shape in ((self.encoder, self.encoder_input), (self.decoder, self.decoder_input))
-        )
+        features = shape_given_by(self.encoder, "encoder", self.encoder_input)
+        outputs = shape_given_by(self.decoder, "decoder", self.decoder_input)
         if len(features) != 1 or features[0] is None:
             raise ValueError(f"encoder must give features [B, F]. Received: one that gives {(None, *features)}.")
         if None in outputs or not is_reshaped(outputs, self.numbers_shape):
@@ -312,10 +313,18 @@ class LDIAF(Questions):
         """
         self._check_built("likelihood")
         z = tf.convert_to_tensor(z)
+        check_latents(z, self.num_nodes, self.node_dim)
         outputs = tf.cast(self.decoder(tf.reshape(z, [-1, *self.decoder_input]), training=training), tf.float32)
         outputs = tf.reshape(outputs, tf.concat([tf.shape(z)[:-2], self.numbers_shape], axis=0))
         outputs = tf.ensure_shape(outputs, [*z.shape[:-2], *self.numbers_shape])
-        return self.likelihood_layer(outputs, image_shape=self.image_shape)
+        found = self.likelihood_layer(outputs, image_shape=self.image_shape)
+        is_known = isinstance(found, tfp.distributions.Distribution)
+        if not is_known or not found.event_shape.is_compatible_with(self.image_shape):
+            raise ValueError(
+                f"likelihood must give a distribution whose events are images, {self.image_shape}; "
+                f"tfp.distributions.Independent makes them of pixels. Received: {found}."
+            )
+        return found
 
     def values(self, x) -> tf.Tensor:
         """Images x [B, ...] as `likelihood` has them: float32, whole numbers."""

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_ldiaf.model.estimator import importance_weighted
 from tf_ldiaf.model.trainer import Trainer
+from tf_ldiaf.probability.noise import seed_number
 
 
 class Questions(Trainer):
@@ -38,8 +39,8 @@ class Questions(Trainer):
                 other nodes or shapes.
         """
         self._check_built("sample")
-        if isinstance(num, int) and num < 1:
-            raise ValueError(f"num must be at least 1. Received: {num}.")
+        if not tf.is_tensor(num) and not (isinstance(num, int | np.integer) and num >= 1):
+            raise ValueError(f"num must be at least 1, a whole number. Received: {num}.")
         noise_seed, image_seed = _seeds(seed)
         latents, keep = self._held(given or {}, tf.cast(num, tf.int32))
         return self._pictures(self.prior().resampled(latents, keep, noise_seed), image_seed)
@@ -110,7 +111,7 @@ class Questions(Trainer):
 
     def reconstruct(self, x, seed: int | tf.Tensor = 0) -> dict[str, tf.Tensor]:
         """Each image from one draw of its posterior: `probs` and `images` as in `sample`, [B, ...]."""
-        noise_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, 3])))
+        noise_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed_number(seed), 3])))
         return self._pictures(self.posterior(x).sample(seed=noise_seed), image_seed)
 
     def _pictures(self, z, seed):
@@ -151,7 +152,7 @@ class Questions(Trainer):
             effective_samples: [B], effective sample size, Eq. ess.
             innovations: [B, N, D], see `codes_and_innovations`.
         """
-        features = self.features(x)
+        features, seed = self.features(x), seed_number(seed)
 
         def draw(x, features, first_sample, num):
             return self.terms(x, features, [seed, 4], num, first=(first_sample, first_image))
@@ -186,7 +187,7 @@ class Questions(Trainer):
 
 def _seeds(seed):
     """Of the latents, and of the images."""
-    return tf.unstack(tf.random.split(tf.stack([seed, 2])))
+    return tf.unstack(tf.random.split(tf.stack([seed_number(seed), 2])))
 
 
 def _shaped(name, value, dtype, *shapes):

@@ -45,6 +45,7 @@ class Trainer(Fitted):
         self.epochs_done = self.add_weight(name="epochs_done", dtype="int32", initializer="zeros", trainable=False)
         self.evaluated_images, self.bad_pixels = Total("evaluated_images"), Total("bad_pixels")
         self.bad_pixels_predicted = Total("bad_pixels_predicted")
+        self.grey_images, self.bright_pixels = Total("grey_images"), Total("bright_pixels")
 
     def compile(
         self,
@@ -128,7 +129,8 @@ class Trainer(Fitted):
 
     def compile_from_config(self, config: dict) -> None:
         self.compile(**config | {"optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
-        self.optimizer.build(self.trainable_variables)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """One step on images [B, ...]; or on a launch of `data.training_launches`, one step on each of its batches.
@@ -138,8 +140,10 @@ class Trainer(Fitted):
         """
         x, num_steps, weight = keras.utils.unpack_x_y_sample_weight(data)
         x, weight, step = images_of(x), _by_image(weight), self._program(self._step, "step")
-        if num_steps is None or not tf.is_tensor(num_steps) or num_steps.shape.rank != 0:
-            step(x, weight)
+        # What may stand beside a batch is labels: a single one is no number of steps.
+        is_launch = tf.is_tensor(num_steps) and num_steps.shape.rank == 0
+        if not is_launch or (self.built and x.shape.rank != 2 + len(self.image_shape)):
+            step(self._sized(x), weight)
         else:
             tf.while_loop(lambda i: i < num_steps, lambda i: (step(x[i], None), i + 1)[1:], [0])
         if self.gates.fixed is not None:
@@ -156,17 +160,26 @@ class Trainer(Fitted):
         # Identities are tensors that know their device, which `tf.distribute` needs.
         return lambda *arguments: tf.nest.map_structure(tf.identity, compiled(*arguments))
 
+    def _sized(self, x):
+        """Images of a data set, which may not say of what size they are."""
+        is_open = self.built and tf.is_tensor(x) and (x.shape.rank is None or None in x.shape[1:])
+        return tf.ensure_shape(x, [None, *self.image_shape]) if is_open else x
+
     def _step(self, x, weight):
         step = tf.cast(self.optimizer.iterations, tf.int32)
         gradients, values, num_bad_pixels = self._program(self._gradients, "gradients")(x, weight, step)
         self.bad_pixels.update_state(num_bad_pixels)
+        if self._training_pixels == "grey" and x.dtype == "uint8":
+            self.grey_images.update_state(tf.shape(x)[0])
+            self.bright_pixels.update_state(_sum(tf.cast(x > 1, tf.float32)))
         shares = tf.concat([self._share_bad(values), [num_bad_pixels]], axis=0)
         replica: typing.Any = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync > 1:
             gradients, shares = replica.all_reduce(tf.distribute.ReduceOp.MEAN, (gradients, shares))
         norm = global_norm(gradients)
         if self.objective.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.objective.clip_norm, norm)
+            [scale], _ = tf.clip_by_global_norm([tf.ones([])], self.objective.clip_norm, norm)
+            gradients = [gradient * tf.cast(scale, gradient.dtype) for gradient in gradients]
         values = self._with_norm(values, norm)
         is_bad = tf.concat([shares[:-1] > 0.0, [tf.logical_not(tf.math.is_finite(norm))]], axis=0)
         self.nonfinite_steps.update_state(is_bad, step)
@@ -174,7 +187,7 @@ class Trainer(Fitted):
         if self.objective.on_nonfinite == "skip":
             tf.cond(is_bad, lambda: None, lambda: self._learn(gradients, values, weight))
         else:  # A condition would cost a twentieth of a step. Weights stay numbers until `check_steps` ends `fit`.
-            self._learn([tf.where(is_bad, 0.0, gradient) for gradient in gradients], values, weight)
+            self._learn([tf.where(is_bad, tf.zeros([], part.dtype), part) for part in gradients], values, weight)
 
     def _gradients(self, x, weight, step):
         """Of the loss, for each trainable variable; the `_values` that go with them; and how many pixels are bad."""
@@ -210,7 +223,7 @@ class Trainer(Fitted):
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         x, _, weight = keras.utils.unpack_x_y_sample_weight(data)
-        x, weight = images_of(x), _by_image(weight)
+        x, weight = self._sized(images_of(x)), _by_image(weight)
         so_far, num = tf.cast(self.evaluated_images.total.value, tf.int32), tf.shape(x)[0]  # by this replica
         self.evaluated_images.update_state(tf.cast(num, tf.float32))
         self.bad_pixels.update_state(self._num_bad_pixels(x, self.pixels))
@@ -227,7 +240,7 @@ class Trainer(Fitted):
         return values, self.codes_and_innovations(features)[1]
 
     def predict_step(self, data) -> tf.Tensor:
-        x = images_of(keras.utils.unpack_x_y_sample_weight(data)[0])
+        x = self._sized(images_of(keras.utils.unpack_x_y_sample_weight(data)[0]))
         self.bad_pixels_predicted.update_state(self._num_bad_pixels(x, self.pixels))
         return self.codes_and_innovations(self.encoded(x))[0]
 
@@ -258,7 +271,7 @@ class Trainer(Fitted):
 
 def global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
     """The square root of the sum of all squares, as `tf.linalg.global_norm`."""
-    return tf.sqrt(tf.add_n([_sum(g**2) for g in gradients]))
+    return tf.sqrt(tf.add_n([_sum(tf.cast(g, tf.float32) ** 2) for g in gradients]))
 
 
 def _by_image(weight):

@@ -77,8 +77,21 @@ def standard_normal(shape: Sequence, seed, first: Sequence = (0, 0)) -> tf.Tenso
     return math.sqrt(2.0) * tf.math.erfinv(2.0 * uniform(shape, seed, first) - 1.0)
 
 
+def seed_number(seed: typing.Any) -> typing.Any:
+    """A seed that is one number, as an int or a scalar int32 tensor.
+
+    Raises:
+        ValueError: it is none of 32 bits.
+    """
+    if tf.is_tensor(seed):
+        return tf.cast(seed, tf.int32)
+    if not isinstance(seed, int | np.integer) or not -(2**31) <= seed < 2**31:
+        raise ValueError(f"seed must be a whole number of 32 bits. Received: {seed}.")
+    return int(seed)
+
+
 def stateless_seed(seed: typing.Any) -> tf.Tensor:
     """A stateless seed [2], int32, of what `tfd.Distribution.sample` takes: None for any, an int, or such a seed."""
     if isinstance(seed, int | np.integer):
-        return tf.constant([0, int(seed)])
+        return tf.constant([0, seed_number(seed)])
     return tfp.random.sanitize_seed(seed)

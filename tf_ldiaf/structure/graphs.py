@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import keras
+
 from tf_ldiaf.layers.decoders import AdditiveDecoder, MaskedDecoder
 from tf_ldiaf.model.ldiaf import LDIAF
 
@@ -41,13 +43,27 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
         ValueError: the model saw no images yet; or edges that are no such pairs.
     """
     check_built(model)
-    copy = type(model).from_config(model.get_config() | {"edges": list(edges)})
+    config = model.get_config()
+    with keras.saving.custom_object_scope(dict(_classes(list(model.parts().values())))):
+        own = {
+            name: keras.saving.deserialize_keras_object(config[name], safe_mode=False)  # nothing comes from a file
+            for name in ("encoder", "decoder", "likelihood")
+            if isinstance(config[name], dict)
+        }
+        copy = type(model)(**config | own | {"edges": list(edges)})
     copy.build((None, *model.image_shape))
     for name, part in copy.parts().items():
         if name != "gates":
             part.set_weights(model.parts()[name].get_weights())
             _finalize(part)
     return copy
+
+
+def _classes(layers):
+    """The class of each of these layers, and of those in them, by name: a class in a notebook has no other place."""
+    for layer in layers:
+        yield type(layer).__name__, type(layer)
+        yield from _classes(getattr(layer, "layers", []))
 
 
 def _finalize(layer):

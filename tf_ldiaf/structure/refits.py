@@ -8,6 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf import data
+from tf_ldiaf.config import TrainingSettings
+from tf_ldiaf.fields import checked
+from tf_ldiaf.model.fitted import images_of
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.structure.graphs import check_built, with_edges
 
@@ -41,6 +44,9 @@ class Refits:
     ):
         if binarization == "dynamic" and held_out is None and not isinstance(x, data.Records):
             raise ValueError("held_out must be images of 0 and 1 where x is grey. Received: None.")
+        rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        checked(TrainingSettings, batch_size=batch_size, **rates, seed=seed)
+        check_counts(num_steps=num_steps, num_samples=num_samples)
         check_built(model)
         if model.gates.fixed is None and not model.gates.open.numpy().any():
             raise ValueError(
@@ -54,6 +60,8 @@ class Refits:
         schedule: typing.Any = keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
         copy.compile(optimizer, seed=seed, binarization=binarization, kl_warmup_epochs=0, jit_compile=jit_compile)
+        if isinstance(x, np.ndarray):
+            copy.check_training_images(x)
         copy.optimizer.build(copy.trainable_variables)
         self._bounds = copy.compiled_bounds(num_samples, seed, jit_compile)
         others = [*copy.encoder.non_trainable_variables, *copy.decoder.non_trainable_variables]  # such as moving means
@@ -94,12 +102,37 @@ class Refits:
         return np.concatenate(parts)[: len(self.held_out)].astype("float64")
 
 
+def check_counts(**counts: int) -> None:
+    """Says if one of these arguments is no number of things.
+
+    Raises:
+        ValueError: it is not.
+    """
+    for name, count in counts.items():
+        if not (isinstance(count, int | np.integer) and count >= 1):
+            raise ValueError(f"{name} must be at least 1, a whole number. Received: {count}.")
+
+
+def as_images(x) -> np.ndarray:
+    """Images at hand, as an array.
+
+    Raises:
+        ValueError: a data set or other things, of which no array can be made at once.
+    """
+    found = images_of(x)
+    if isinstance(found, tf.data.Dataset) or not hasattr(found, "shape"):
+        raise ValueError(f"x must be an array of images. Received: a {type(found).__name__}.")
+    return np.asarray(found)
+
+
 def apart(x, held_out, seed: int) -> tuple[typing.Any, np.ndarray]:
     """Images to train on, and to measure on: if none are given for that, a random fifth of x.
 
     Raises:
         ValueError: x is streamed and `held_out` is None; or fewer than one image and two.
     """
+    x = x if isinstance(x, data.Records) else as_images(x)
+    held_out = None if held_out is None else as_images(held_out)
     if held_out is None:
         if isinstance(x, data.Records):
             raise ValueError("held_out must be images where x is streamed. Received: None.")

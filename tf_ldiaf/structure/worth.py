@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_ldiaf import data
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.structure.graphs import check_built
-from tf_ldiaf.structure.refits import REFIT_STEPS, Refits, mean_and_stderr
+from tf_ldiaf.structure.refits import REFIT_STEPS, Refits, as_images, check_counts, mean_and_stderr
 
 
 class EdgeWorth(typing.NamedTuple):
@@ -125,6 +125,8 @@ def node_worth(
         return tf.reduce_mean(terms.kl_per_node(), axis=0), tf.stack([lost(n) for n in range(model.num_nodes)], axis=1)
 
     check_built(model)
+    check_counts(num_samples=num_samples, batch_size=batch_size)
+    x = as_images(x)
     model.check_images(x)
     step = tf.function(of_batch, jit_compile=model.loops_can_be_compiled, autograph=False)
     size = data.evaluation_batch_size(x, batch_size)
