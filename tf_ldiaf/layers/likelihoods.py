@@ -142,8 +142,8 @@ def make_likelihood(likelihood: keras.layers.Layer | str, num_components: int | 
         raise ValueError(f"likelihood_components need discretized_logistic. Received: {num_components}.")
     if isinstance(likelihood, str) and likelihood in _BY_NAME:
         return DiscretizedLogistic(num_components) if num_components else _BY_NAME[likelihood]()
-    is_layer = isinstance(likelihood, keras.Layer) and hasattr(likelihood, "numbers_per_pixel")
-    if not is_layer or getattr(likelihood, "num_values", None) not in (2, 256):
+    is_one = hasattr(likelihood, "numbers_per_pixel") and getattr(likelihood, "num_values", None) in (2, 256)
+    if not isinstance(likelihood, keras.Layer) or not is_one:
         found = likelihood if isinstance(likelihood, str) else f"a {type(likelihood).__name__}"
         raise ValueError(
             f"likelihood must be {', '.join(_BY_NAME)}, or a layer with numbers_per_pixel and a num_values of 2 or 256."

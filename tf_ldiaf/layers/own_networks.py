@@ -26,7 +26,7 @@ def input_shape_of(network: keras.Layer, name: str, shape: Sequence[int]) -> tup
     return own[1:]
 
 
-def shape_given_by(network: keras.Layer, name: str, shape: Sequence[int]) -> tuple[int | None, ...]:
+def shape_given_by(network: keras.Layer, name: str, shape: Sequence[int]) -> tuple[typing.Any, ...]:
     """What a network gives for each input of `shape`.
 
     Raises:

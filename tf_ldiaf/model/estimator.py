@@ -1,6 +1,5 @@
 """Both bounds from S draws, taken in chunks so that memory does not grow with S."""
 
-import typing
 from collections.abc import Callable
 
 import numpy as np
@@ -46,10 +45,12 @@ def importance_weighted(
 
     Source: Burda et al. 2016, arXiv 1509.00519, Eq. 8; Kish 1965 for Eq. ess.
     """
-    num: typing.Any = num_importance_samples
-    if not tf.is_tensor(num) and not (isinstance(num, int | np.integer) and num >= 1):
-        raise ValueError(f"num_importance_samples must be at least 1, a whole number. Received: {num}.")
-    num_importance_samples = num if tf.is_tensor(num) else int(num)
+    if not tf.is_tensor(num_importance_samples):
+        if not (isinstance(num_importance_samples, int | np.integer) and num_importance_samples >= 1):
+            raise ValueError(
+                f"num_importance_samples must be at least 1, a whole number. Received: {num_importance_samples}."
+            )
+        num_importance_samples = int(num_importance_samples)
     rows = max(1, min(_ROWS_PER_PASS, _NUMBERS_PER_PASS // numbers_per_image))
     most = tf.clip_by_value(rows // tf.maximum(num_images, 1), 1, num_importance_samples)
     num_chunks = -(-num_importance_samples // most)

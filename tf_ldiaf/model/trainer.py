@@ -141,8 +141,8 @@ class Trainer(Fitted):
         x, num_steps, weight = keras.utils.unpack_x_y_sample_weight(data)
         x, weight, step = images_of(x), _by_image(weight), self._program(self._step, "step")
         # What may stand beside a batch is labels: a single one is no number of steps.
-        is_launch = tf.is_tensor(num_steps) and num_steps.shape.rank == 0
-        if not is_launch or (self.built and x.shape.rank != 2 + len(self.image_shape)):
+        is_one = num_steps is None or not tf.is_tensor(num_steps) or num_steps.shape.rank != 0
+        if is_one or (self.built and x.shape.rank != 2 + len(self.image_shape)):
             step(self._sized(x), weight)
         else:
             tf.while_loop(lambda i: i < num_steps, lambda i: (step(x[i], None), i + 1)[1:], [0])

@@ -1,5 +1,6 @@
 """Models with another graph."""
 
+import typing
 from collections.abc import Sequence
 
 import keras
@@ -43,14 +44,14 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
         ValueError: the model saw no images yet; or edges that are no such pairs.
     """
     check_built(model)
-    config = model.get_config()
+    config: dict[str, typing.Any] = {**model.get_config(), "edges": list(edges)}
     with keras.saving.custom_object_scope(dict(_classes(list(model.parts().values())))):
         own = {
             name: keras.saving.deserialize_keras_object(config[name], safe_mode=False)  # nothing comes from a file
             for name in ("encoder", "decoder", "likelihood")
             if isinstance(config[name], dict)
         }
-        copy = type(model)(**config | own | {"edges": list(edges)})
+        copy = type(model)(**config | own)
     copy.build((None, *model.image_shape))
     for name, part in copy.parts().items():
         if name != "gates":
