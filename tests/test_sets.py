@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from test_files import LABELS, RNG, TEST, TRAIN, VALID, hdf5, npz, pictures, png, save
+from test_files import LABELS, RNG, SQUARE, TEST, TRAIN, VALID, hdf5, npz, pictures, png, save
 
 from tf_ldiaf import Config, data
 from tf_ldiaf.errors import ConfigError, DataError
@@ -64,11 +64,22 @@ def test_an_array_that_is_chosen_is_read_from_the_test_file_too(tmp_path):
     assert_sets(data.load(file, arrays={"train": "imgs"}), **PAIR)
 
 
+def test_an_array_of_another_name_in_the_test_file_is_found_by_its_own(tmp_path):
+    file = npz(tmp_path / "k-train.npz", tr=TRAIN, more=TRAIN // 2)
+    npz(tmp_path / "k-test.npz", te=TEST)
+    assert_sets(data.load(file, arrays={"train": "tr"}), **PAIR)
+
+
 @pytest.mark.parametrize("inner", ["", "{set}/", "all/{set}/"])
 def test_an_archive_of_test_pictures_beside_one_of_training_pictures_is_the_test_set(inner, tmp_path):
     for name, x in PAIR.items():
         zipped(tmp_path / f"{name}.zip", numbered(inner.format(set=name), x))
     assert_sets(data.load(tmp_path / "train.zip"), **PAIR)
+
+
+def test_a_table_may_have_the_ends_of_lines_of_old_macs(tmp_path):
+    (tmp_path / "a.csv").write_text("\r".join(",".join(map(str, row)) for row in SQUARE.reshape(30, -1)))
+    assert_sets(data.load(tmp_path / "a.csv"), train=SQUARE)
 
 
 @pytest.mark.parametrize("header", ["label," + ",".join(f"pixel{i}" for i in range(784)), ""])
@@ -89,6 +100,12 @@ def test_a_folder_above_all_pictures_says_no_set_if_those_in_it_do(tmp_path):
         pictures(tmp_path / "training images" / name, x)
     save(tmp_path / "README.txt", "about the training images")
     assert_sets(data.load(tmp_path), **PAIR)
+
+
+def test_a_class_may_be_called_like_a_set(tmp_path):
+    for name in ("train", "airport"):
+        pictures(tmp_path / "train" / name, TRAIN[:15])
+    assert len(data.load(tmp_path)["train"]) == 30
 
 
 def test_pictures_that_all_are_in_one_folder_are_of_its_set(tmp_path):
@@ -129,10 +146,13 @@ def test_links_in_an_archive_are_followed_in_it(tmp_path):
 def test_a_run_lies_outside_the_folder_of_its_images(run_dir, tmp_path):
     config = Config(dataset=pictures(tmp_path / "images", TRAIN))
     (tmp_path / "linked").symlink_to(tmp_path / "images")
-    with pytest.raises(ConfigError, match=r"`run_dir` must be outside the folder of images"):
+    with pytest.raises(ConfigError, match=r"`run_dir` must be outside the folder of pictures"):
         data.check_apart(config, tmp_path / run_dir)
     data.check_apart(config, tmp_path / "images of a run")
     data.check_apart(Config(dataset="digits"), tmp_path / run_dir)
+    (tmp_path / "arrays").mkdir()
+    npz(tmp_path / "arrays" / "train.npz", x=TRAIN)
+    data.check_apart(Config(dataset=tmp_path / "arrays"), tmp_path / "arrays" / "run")
 
 
 # Colour, depth and paper

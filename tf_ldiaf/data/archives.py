@@ -41,4 +41,6 @@ def _content(archive, member):
         content = archive.extractfile(member)
     except KeyError:  # a link to nothing: it is said where it is read
         return {member.name: b""}
+    if content is None and (member.issym() or member.islnk()):
+        raise RuntimeError(f"{member.name} is a link to a folder")
     return {member.name: content.read()} if content else {}

@@ -96,8 +96,8 @@ def impossible_pixel(pixels: Pixels, found: str) -> DataError:
 def faint() -> DataError:
     """What is said of pixels that are taken for grey, and are only 0 and 1 of 255."""
     return DataError(
-        "`x` must be grey for `binarization=dynamic`, where 255 is white in uint8. Received: uint8 of 0 "
-        "and 1; as float, or with `binarization=none`, they are black and white."
+        "`x` must be grey for `binarization=dynamic`, where 255 is white in uint8. Received: uint8 without any above "
+        "1; if 1 is white, they must be float, or `binarization` be none."
     )
 
 

@@ -206,10 +206,12 @@ def read_images(
                 picture = {"": pictures.one(path, color, keep_values=value_range is not None)}
                 arrays = as_pictures(picture, f"`{argument}`", value_range, keep_colour=not is_binary)
             else:
-                sets = load(path, color=color, value_range=value_range)
+                limits = ",".join(map(str, value_range or ()))
+                settings = DataSettings(dataset=_as_existing(path), color=color, value_range=limits)
+                sets = sources.open_splits(settings)
                 # A file of test images may lie beside one of training images.
                 named = set_named(path.name) if path.is_file() else None
-                arrays = {"": sets[named if named in sets else "train"]}
+                arrays = sources.read(sets, [named if named in sets else "train"], settings)
         except DataError as error:
             text = str(error).replace("`dataset`", f"`{argument}`").replace(", or `skip_unreadable` be given", "")
             hint = " `tf_ldiaf.data.load` has these arguments." if "`image_size`" in text or "`arrays`" in text else ""

@@ -133,8 +133,8 @@ def _is_hidden(name):
 def _by_set(names, path, wanted) -> dict[str, list[str]]:
     """The files of each set: it is the first folder on the way to a file whose name means one.
 
-    Folders that all pictures are in do not count, unless there are no others. Without any such folder, all files are of
-    the set that is wanted.
+    A folder that all pictures are in does not count if the folders in it are the sets. Without any such folder, all
+    files are of the set that is wanted.
 
     Raises:
         DataError: this set is not there, there are two folders for one set, or some pictures are in no set.
@@ -143,7 +143,8 @@ def _by_set(names, path, wanted) -> dict[str, list[str]]:
     ways = [parts for name, parts in folders.items() if _is_picture(name)]
     levels = zip(*ways, strict=False)
     num_common = next((i for i, parts in enumerate(levels) if len(set(parts)) > 1), min(map(len, ways), default=0))
-    if any(set_named(part) for parts in ways for part in parts[num_common:]):
+    below = [next(filter(None, map(set_named, parts[num_common:])), None) for parts in ways]
+    if None not in below and len(set(below)) > 1:
         folders = {name: parts[num_common:] for name, parts in folders.items()}
     meaning = {part for parts in folders.values() for part in parts if set_named(part)}
     first = {name: next((part for part in parts if part in meaning), "") for name, parts in folders.items()}
@@ -265,7 +266,8 @@ def check_bright(found: np.ndarray, names: Sequence[str], read: Callable[[str], 
     if found.dtype == "uint8" and found.max() <= _DARK and any(_is_deep(read, name) for name in names[:_PIECE]):
         raise DataError(
             "`dataset` must have pictures whose white is 65535 (16 bits) or 1 (32 bits), or another that `value_range` "
-            f"names, as 0,4095 for 12 bits. Received: {where}, where no pixel is above a sixteenth of white."
+            "names, as 0,4095 for 12 bits of grey; those of colour must be saved with 8 bits. "
+            f"Received: {where}, where no pixel is above a sixteenth of white."
         )
 
 
@@ -280,7 +282,8 @@ def _is_deep(read, name):
 
 def _is_cut(picture):
     """Whether a picture that is not decoded yet has colours of 16 bits, of which Pillow reads the upper 8."""
-    return not picture.mode.startswith("I") and any(";16" in str(tile) for tile in picture.tile)
+    tiles = str(picture.tile).replace("BGR;16", "")  # a BMP of 16 bits for all three colours
+    return ";16" in tiles and not picture.mode.startswith("I")
 
 
 def _is_empty(picture):

@@ -58,16 +58,17 @@ def open_splits(settings: DataSettings) -> dict[str, Any]:
 
 
 def check_apart(settings: DataSettings, path: pathlib.Path) -> None:
-    """Says if a run would lie in the folder of its images: its own pictures would be some of them.
+    """Says if a run would lie in the folder of its pictures: its own would be some of them.
 
     Raises:
         ConfigError: so it would, at `path`.
         DataError: as of `open_splits`.
     """
     meaning, folder = _meaning(settings)
-    if meaning == _FOLDER and path.resolve().is_relative_to(folder.resolve()):
+    is_inside = meaning == _FOLDER and path.resolve().is_relative_to(folder.resolve())
+    if is_inside and (settings.stream or not any(_arrays_in(folder))):
         raise ConfigError(
-            "`run_dir` must be outside the folder of images, for a run has pictures of its own. "
+            "`run_dir` must be outside the folder of pictures, for a run has pictures of its own. "
             f"Received: {path}, in {folder}."
         )
 
@@ -142,19 +143,22 @@ def _of_file(path, settings):
 
 def _of_folder(path, settings):
     """Pictures; or files of arrays whose names say the set, such as MNIST's four; or Parquet files."""
-    files = [path / name for name in pictures.names_in(path)]
-    files = [file for file in files if not file.name.startswith(".")]
-    reading = _reading(settings)
-    is_parquet = [file for file in files if file.suffix == ".parquet"]
-    if is_parquet:
-        return parquet.open_splits(is_parquet, path, reading, settings.chosen_arrays.values())
+    of_parquet, sets = _arrays_in(path)
+    if of_parquet:
+        return parquet.open_splits(of_parquet, path, _reading(settings), settings.chosen_arrays.values())
     if settings.arrays:
         raise _unnamed(settings)
+    return _of_sets(sets, settings) if sets else pictures.open_folder(path, _reading(settings))
+
+
+def _arrays_in(path):
+    """The Parquet files of a folder; and its files of arrays by the set that their names say, if train is one."""
+    files = [path / name for name in pictures.names_in(path)]
+    files = [file for file in files if not file.name.startswith(".")]
+    of_parquet = [file for file in files if file.suffix == ".parquet"]
     named = [file for file in files if file.parent == path and splits.set_named(file.name)]
-    found = _sets_of_files([file for file in named if _has_images(file)])
-    if "train" in found:
-        return _of_sets(found, settings)
-    return pictures.open_folder(path, reading)
+    sets = {} if of_parquet else _sets_of_files([file for file in named if _has_images(file)])
+    return of_parquet, sets if "train" in sets else {}
 
 
 def _of_sets(files, settings):
@@ -215,7 +219,8 @@ def _of_arrays(path, kind, settings, split):
     if is_one and settings.arrays:
         raise _unnamed(settings)
     chosen = settings.chosen_arrays
-    chosen = {split: chosen["train"]} if set(chosen) == {"train"} else chosen
+    if split != "train":  # a file beside the one that was named, whose arrays may have other names
+        chosen = {split: chosen["train"]} if chosen.get("train") in shapes else {}
     found = {split: ""} if is_one else splits.arrays_by_set(shapes, str(path), chosen, split)
 
     def source(name):

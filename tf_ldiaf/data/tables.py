@@ -1,5 +1,6 @@
 """Images in tables of text, a row each: CSV, .amat, and either in .gz."""
 
+import io
 import pathlib
 
 import numpy as np
@@ -15,17 +16,13 @@ _NUMBERS = {"", "id", "index", "unnamed: 0"}  # what a column of the rows' numbe
 
 
 def is_one(path: pathlib.Path) -> bool:
-    """Whether a file is of this kind: text, whose second line is numbers, or its only one.
+    """Whether a file is of this kind: text whose second line, or only line, is numbers.
 
     Raises:
         DataError: the file cannot be read.
     """
-    with compressed.opened(path) as content:
-        first, second = content.readline(_LONGEST_ROW), content.readline(_LONGEST_ROW)
-    try:
-        cells = _cells((second.strip() or first).decode(_TEXT))
-    except UnicodeDecodeError:
-        return False
+    first, second = _first_lines(path)
+    cells = _cells(second.strip() or first)
     return bool(cells) and all(_is_number(cell) for cell in cells[:-1] or cells)  # the last may be cut
 
 
@@ -35,8 +32,13 @@ def shapes(path: pathlib.Path) -> dict[str, tuple[int, ...] | None]:
     Raises:
         DataError: the file cannot be read.
     """
-    with compressed.opened(path) as content:
-        return {"": (1, len(_cells(content.readline(_LONGEST_ROW).decode(_TEXT, errors="replace"))))}
+    return {"": (1, len(_cells(_first_lines(path)[0])))}
+
+
+def _first_lines(path):
+    """The first two, which may be cut; what is no text in them is no number either."""
+    with compressed.opened(path) as content, io.TextIOWrapper(content, _TEXT, errors="replace") as text:
+        return text.readline(_LONGEST_ROW), text.readline(_LONGEST_ROW)
 
 
 def read(path: pathlib.Path, name: str) -> np.ndarray:

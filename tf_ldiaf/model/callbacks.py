@@ -7,8 +7,6 @@ import keras
 
 from tf_ldiaf.model.schedules import epochs_without_edges, kl_weight, temperature
 
-_ROUNDING = 1e-6
-
 
 class EpochSchedules(keras.callbacks.Callback):
     """Counts epochs. At each one's start it sets the KL weight; and of gates that are learned, the temperature, and
@@ -20,14 +18,18 @@ class EpochSchedules(keras.callbacks.Callback):
         epoch = max(epoch, done)
         is_shut = epoch < epochs_without_edges(objective.structure_epochs)
         weight = kl_weight(epoch, objective.kl_warmup_epochs)
-        is_undone = model.gates.fixed is None and is_shut and bool(model.gates.open.numpy().any())
-        if done and (is_undone or weight < model.kl_weight.numpy() - _ROUNDING):
+        changes = []
+        if done and weight < model.kl_weight_of_schedule:
+            changes.append(f"the weight of the KL term falls from {model.kl_weight_of_schedule:.2f} to {weight:.2f}")
+        if done and model.gates.fixed is None and is_shut and model.gates.open.numpy().any():
+            changes.append("gates that were open are shut")
+        if changes:
             warnings.warn(
-                f"After {done} epochs `compile` has begun a schedule anew: the weight of the KL term is {weight:.2f}"
-                f"{', and gates that were open are shut' * is_undone}. Give it the `structure_epochs` and "
-                "`kl_warmup_epochs` of before, to go on from there.",
+                f"After {done} epochs {' and '.join(changes)}, because `structure_epochs` or `kl_warmup_epochs` of "
+                "`compile` are others than before.",
                 stacklevel=2,
             )
+        model.kl_weight_of_schedule = weight
         model.epochs_done.assign(epoch)
         if model.gates.fixed is None:
             model.gates.shut(is_shut)
@@ -59,15 +61,12 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if self._is_alone() and not batch & (batch + 1):
-            self._look()
+            typing.cast(typing.Any, self.model).check_steps()
 
     def on_test_begin(self, logs: dict | None = None) -> None:
-        self._look()
+        model: typing.Any = self.model
+        model.check_steps(is_whole=True)  # what was counted is forgotten next
 
     def _is_alone(self):
         model: typing.Any = self.model
         return model.distribute_strategy.num_replicas_in_sync == 1  # else all would have to meet
-
-    def _look(self):
-        model: typing.Any = self.model
-        model.check_steps()

@@ -26,6 +26,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
     """
 
     pixels: binarization.Pixels
+    kl_weight_of_schedule = 0.0  # which a callback may have replaced
     _is_fitted_now = False
 
     def fit(

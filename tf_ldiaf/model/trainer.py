@@ -142,7 +142,7 @@ class Trainer(Fitted):
         x, weight, step = images_of(x), _by_image(weight), self._program(self._step, "step")
         # What may stand beside a batch is labels: a single one is no number of steps.
         is_one = num_steps is None or not tf.is_tensor(num_steps) or num_steps.shape.rank != 0
-        if is_one or (self.built and x.shape.rank != 2 + len(self.image_shape)):
+        if is_one or (self.built and tf.TensorShape(x.shape).rank != 2 + len(self.image_shape)):
             step(self._sized(x), weight)
         else:
             tf.while_loop(lambda i: i < num_steps, lambda i: (step(x[i], None), i + 1)[1:], [0])

@@ -78,7 +78,7 @@ class RunFolder:
             FileError: it cannot be written.
         """
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{config.method}-{pathlib.Path(config.dataset).resolve().stem}-{now}"
+        name = f"{config.method}-{pathlib.Path(config.dataset_name).stem}-{now}"
         number = 0
         while True:
             number += 1

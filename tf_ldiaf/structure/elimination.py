@@ -8,7 +8,6 @@ import numpy as np
 from tf_ldiaf import data
 from tf_ldiaf.config import TrainingSettings
 from tf_ldiaf.errors import NonFiniteError
-from tf_ldiaf.fields import checked
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.structure.refits import Refits
 
@@ -59,7 +58,8 @@ def remove_edges(
     Raises:
         ValueError, DataError, NonFiniteError: as of `edge_worth`.
     """
-    checked(TrainingSettings, edge_cost=edge_cost)
+    if not edge_cost >= 0:
+        raise ValueError(f"`edge_cost` must be at least 0. Received: {edge_cost}.")
     done, known = list(history), iter(history)
     trainings = Refits(model, x, held_out, **refits)
     last: dict[tuple[int, int], Measured] = {}

@@ -45,13 +45,13 @@ def with_edges(model: LDIAF, edges: Sequence[tuple[int, int]]) -> LDIAF:
     """
     check_built(model)
     config: dict[str, typing.Any] = {**model.get_config(), "edges": list(edges)}
-    with keras.saving.custom_object_scope(dict(_classes(list(model.parts().values())))):
-        own = {
-            name: keras.saving.deserialize_keras_object(config[name], safe_mode=False)  # nothing comes from a file
-            for name in ("encoder", "decoder", "likelihood")
-            if isinstance(config[name], dict)
-        }
-        copy = type(model)(**config | own)
+    classes = dict(_classes(list(model.parts().values())))
+    own = {
+        name: keras.saving.deserialize_keras_object(config[name], classes, safe_mode=False)  # nothing is from a file
+        for name in ("encoder", "decoder", "likelihood")
+        if isinstance(config[name], dict)
+    }
+    copy = type(model)(**config | own)
     copy.build((None, *model.image_shape))
     for name, part in copy.parts().items():
         if name != "gates":

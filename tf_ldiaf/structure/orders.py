@@ -188,6 +188,7 @@ def _checked_draws(z, held_out, seed):
     for part in (z, held_out):
         if part is not None and (np.ndim(part) != 3 or np.shape(part)[1:] != np.shape(z)[1:]):
             raise ValueError(f"z and held_out must be draws [n, N, D]. Received: an array of shape {np.shape(part)}.")
+    held_out = None if held_out is None else np.asarray(held_out)
     z, held_out = (np.asarray(part, "float32") for part in apart(np.asarray(z), held_out, seed))
     if not (np.isfinite(z).all() and np.isfinite(held_out).all()):
         raise ValueError("z must be finite. Received: NaN or infinity.")

@@ -113,15 +113,15 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, a whole number. Received: {count}.")
 
 
-def as_images(x) -> np.ndarray:
+def as_images(x, name: str = "x") -> np.ndarray:
     """Images at hand, as an array.
 
     Raises:
-        ValueError: a data set or other things, of which no array can be made at once.
+        ValueError: a data set or other things, of which no array can be made at once; it speaks of `name`.
     """
-    found = images_of(x)
-    if isinstance(found, tf.data.Dataset) or not hasattr(found, "shape"):
-        raise ValueError(f"x must be an array of images. Received: a {type(found).__name__}.")
+    found = images_of(x) if isinstance(x, dict | tf.Tensor) else x
+    if not hasattr(found, "shape"):
+        raise ValueError(f"{name} must be an array of images. Received: a {type(found).__name__}.")
     return np.asarray(found)
 
 
@@ -132,7 +132,7 @@ def apart(x, held_out, seed: int) -> tuple[typing.Any, np.ndarray]:
         ValueError: x is streamed and `held_out` is None; or fewer than one image and two.
     """
     x = x if isinstance(x, data.Records) else as_images(x)
-    held_out = None if held_out is None else as_images(held_out)
+    held_out = None if held_out is None else as_images(held_out, "held_out")
     if held_out is None:
         if isinstance(x, data.Records):
             raise ValueError("held_out must be images where x is streamed. Received: None.")
