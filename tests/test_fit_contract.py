@@ -110,7 +110,7 @@ def test_channels_that_come_first_are_refused():
 
 
 def test_black_and_white_bytes_are_not_taken_for_black():
-    with pytest.raises(DataError, match=r"255 is white in uint8\. Received: uint8 of 0 and 1"):
+    with pytest.raises(DataError, match=r"255 is white in uint8\. Received: uint8 without any above 1"):
         make(binarization="dynamic").fit(X.astype("uint8"), verbose=0)
 
 

@@ -264,7 +264,7 @@ def test_images_of_another_size_are_refused(tiny):
 
 def test_a_bound_needs_a_sample(tiny):
     model = LDIAF.from_settings(tiny("vae"))
-    with pytest.raises(ValueError, match=r"num_importance_samples must be at least 1\. Received: 0"):
+    with pytest.raises(ValueError, match=r"num_importance_samples must be at least 1, a whole number\. Received: 0"):
         model.log_likelihood(np.zeros((2, 3, 3), "float32"), 0)
 
 
