@@ -131,5 +131,5 @@ def test_fit_speaks_of_its_own_arguments():
         model.fit(X[:0])
     with pytest.raises(ValueError, match=r"batch_size must be a whole number from 1 on\. Received: 0\."):
         model.fit(X, batch_size=0)
-    with pytest.raises(ValueError, match=r"num must be at least 1\. Received: 0\."):
+    with pytest.raises(ValueError, match=r"num must be at least 1, a whole number\. Received: 0\."):
         model.sample(0)
