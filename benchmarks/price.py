@@ -49,7 +49,8 @@ def measure(dataset: str, data_dir: str | None, decoder: str, seed: int) -> dict
     model.fit(x, batch_size=config.batch_size, epochs=config.epochs, verbose=0)
     model = with_edges(model, edges_of(all_gates_open(config.num_nodes)))
     settings = {"seed": seed, "weight_decay": config.weight_decay}
-    removed = [one[:2] for one in remove_edges(model, x, held_out, edge_cost=np.inf, **settings).last]
+    elimination = remove_edges(model, x, held_out, edge_cost=np.inf, **settings)
+    removed = [one[:2] for one in elimination.last]
     refits = Refits(model, x, held_out, **settings)
     none = refits.elbo([])
     random = np.random.default_rng(seed)
@@ -62,16 +63,33 @@ def measure(dataset: str, data_dir: str | None, decoder: str, seed: int) -> dict
     trees = np.random.default_rng([seed, 1])
     graphs["tree"] = [[(int(trees.integers(n + 1, num + 1)), n) for n in range(1, num)] for _ in range(_RANDOM)]
     found = {
-        name: [[round(float(part), 4) for part in mean_and_stderr(refits.elbo(edges) - none)] for edges in some]
-        for name, some in graphs.items()
+        name: [rounded(mean_and_stderr(refits.elbo(edges) - none)) for edges in some] for name, some in graphs.items()
     }
-    without = [round(float(part), 3) for part in mean_and_stderr(none)]
     return {
-        "without edges": without,
+        "without edges": rounded(mean_and_stderr(none)),
+        "worth": {f"{one.parent}-{one.child}": rounded(one[2:4]) for one in elimination.history[: len(removed)]},
         "removed": [list(map(int, edge)) for edge in removed],
         "nats": found,
         "minutes": round((time.monotonic() - began) / 60, 1),
     }
+
+
+def rounded(numbers) -> list[float]:
+    return [round(float(number), 4) for number in numbers]
+
+
+def worth_table(results: dict) -> str:
+    """What each edge of the graph with all edges is worth: a row for each seed."""
+    lines = []
+    for name, of_seeds in results.items():
+        for seed, found in of_seeds.items():
+            worth = found.get("worth", {})  # older results do not have them
+            if worth and not lines:
+                lines = [f"| data | seed | {' | '.join(worth)} |", "|---" * (len(worth) + 2) + "|"]
+            if worth:
+                cells = ["{:.2f} +- {:.2f}".format(*pair) for pair in worth.values()]
+                lines.append(f"| {' | '.join([name, seed, *cells])} |")
+    return "\n".join(lines)
 
 
 def table(results: dict) -> str:
@@ -132,7 +150,7 @@ def main():
             results.setdefault(name, {})[seed] = measure(args.dataset, args.data_dir, args.decoder, int(seed))
             write_atomically(args.results, json.dumps(results))
     results = json.loads(args.results.read_text())
-    print(table(results))
+    print(table(results), worth_table(results), sep="\n\n")
     if args.picture:
         picture(results).savefig(args.picture)
 

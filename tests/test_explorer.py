@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import io
 import json
+import pathlib
 import shutil
 import socket
 import zipfile
@@ -16,7 +17,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from tf_ldiaf import LDIAF
-from tf_ldiaf.errors import ConfigError, FileError
+from tf_ldiaf.errors import ConfigError, FileError, RequestError
 from tf_ldiaf.explorer import server, static
 from tf_ldiaf.explorer.answers import Explorer
 from tf_ldiaf.explorer.directions import directions
@@ -101,7 +102,7 @@ def test_bounds_are_within_their_errors_of_the_model_s(client, model, x):
     assert found["log_likelihood"] > found["elbo"]
 
 
-def test_a_description_has_the_model_s_sizes_graph_and_examples(client, model, explorer, x):
+def test_a_description_has_the_model_s_sizes_graph_and_examples(client, model, explorer, x, npz):
     found = client.get("/api/model").json()
     assert (found["name"], found["image_shape"], found["node_dim"]) == ("small", list(SHAPE), 2)
     assert [(edge["parent"], edge["child"]) for edge in found["edges"]] == [(2, 1), (3, 2)]
@@ -109,7 +110,8 @@ def test_a_description_has_the_model_s_sizes_graph_and_examples(client, model, e
     images = np.array(found["examples"]["images"])
     assert np.array_equal(images, model.sample(512, seed=0)["images"][: len(images)])
     assert np.allclose(found["examples"]["latents"], model.encode(images.astype("float32")), atol=1e-5)
-    assert np.array_equal(Explorer(explorer.path, x).describe()["examples"]["images"], x)
+    for images in (x, npz(x=x), pathlib.Path(npz(x=x))):
+        assert np.array_equal(Explorer(explorer.path, images).describe()["examples"]["images"], x)
 
 
 def test_numbers_of_the_graph_are_told(folder, tmp_path):
@@ -312,6 +314,8 @@ def test_what_cannot_be_explored_is_one_sentence(explorer, folder, tmp_path, x):
         Explorer(tmp_path)
     with pytest.raises(FileError, match=r"`images` must be images of \(8, 6\)\. Received: \(6, 8\)\."):
         Explorer(folder, x.transpose(0, 2, 1))
+    with pytest.raises(RequestError, match=r"`images` must be 0 and 1 of shape .* Received: numbers"):
+        Explorer(folder, x / 255.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"`port` must be one that is free\. Received: {port} \("):

@@ -283,3 +283,61 @@ def test_weight_decay_leaves_out_what_the_user_says_and_what_is_no_kernel():
     for weight in model.trainable_weights:
         is_decayed = weight.name == "kernel" and "mine" not in weight.path
         assert (abs(float(tf.reduce_max(abs(weight.value))) - 1.0) > 0.05) == is_decayed, weight.path
+
+
+# Arrays that are nearly right
+
+
+class Table:
+    """An array of another package, such as a data frame."""
+
+    def __init__(self, x):
+        self.x, self.shape, self.dtype = x, x.shape, x.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.x, dtype)
+
+
+def test_weights_count_for_arrays_of_other_packages_too():
+    weight = np.where(np.arange(len(X)) < 8, 1.0, 0.0)
+    model = small([])
+    model.fit(Table(X), sample_weight=weight, verbose=0)
+    other = small([])
+    other.build((None, 4, 4))
+    other.set_weights(model.get_weights())
+    expected = model.evaluate(X[:8], verbose=0)[0]
+    for found in (
+        model.evaluate(Table(X), sample_weight=weight, verbose=0)[0],
+        model.evaluate(X, None, 32, 0, weight)[0],
+    ):
+        assert found == pytest.approx(expected, abs=2.0)
+    with pytest.raises(DataError, match="pixels that are 0 or 1"):
+        model.fit(Table(X * 255), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.ma.masked_less(X, 1), "without a mask"),
+        (X.astype(object), "must be numbers. Received: an array of object"),
+        (X.astype(str), "must be numbers"),
+    ],
+)
+def test_arrays_that_are_no_numbers_or_have_a_mask_are_one_sentence(x, words):
+    with pytest.raises(DataError, match=words):
+        small([]).fit(x, verbose=0)
+
+
+def test_black_and_white_bytes_are_no_pixels_of_256_values():
+    model = LDIAF(2, 2, edges=[], encoder_units=[4], decoder_units=[4], likelihood="discretized_logistic")
+    model.compile(jit_compile=False, run_eagerly=True)
+    with pytest.raises(DataError, match=r"uint8 in 0-255 or float in 0-1.*if 1 is white, they must be float\."):
+        model.fit(X.astype("uint8"), verbose=0)
+    model.fit(X, verbose=0)
+
+
+def test_greys_that_are_scaled_twice_are_warned_of():
+    model = small([])
+    model.compile(binarization="dynamic", jit_compile=False, run_eagerly=True)
+    with pytest.warns(UserWarning, match=r"No pixel of `x` is above 0\.00392, where 1 is white"):
+        model.fit(GREY / 255.0 / 255.0, batch_size=40, verbose=0)

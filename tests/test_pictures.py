@@ -1,7 +1,9 @@
 """Pictures pixel by pixel, and the latent graph's orientation."""
 
 import json
+import warnings
 
+import matplotlib
 import networkx as nx
 import numpy as np
 import pytest
@@ -146,3 +148,24 @@ def test_what_a_node_draws_has_a_row_of_its_own():
     assert picture.shape[1] > picture.shape[0]
     assert len(np.unique(first)) > 5
     assert set(np.unique(second)) == {128, 255}  # one half, and the frame
+
+
+def test_a_user_s_style_of_figures_changes_nothing(graph):
+    rows = [{"phase": "final", "elbo": -3.0 + i, "val_elbo": -3.5 + i} for i in range(3)]
+
+    def drawn():
+        return [pictures.draw_graph(graph), pictures.draw_curves(rows), pictures.draw_histories({"_a$b^$": rows})]
+
+    expected = drawn()
+    with matplotlib.rc_context({"text.usetex": True, "lines.linewidth": 9, "savefig.dpi": 30}):
+        for one, other in zip(drawn(), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert matplotlib.rcParams["text.parse_math"]
+
+
+def test_a_run_whose_name_begins_with_a_line_is_in_the_legend():
+    rows = [{"phase": "final", "elbo": -3.0 + i, "val_elbo": -3.5 + i} for i in range(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a legend with nothing in it
+        picture = pictures.draw_histories({"_base": rows})
+    assert not np.array_equal(picture, pictures.draw_histories({"_other": rows}))

@@ -7,10 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from tf_ldiaf import Config
+from tf_ldiaf import Config, data
 from tf_ldiaf.errors import FileError
 from tf_ldiaf.results import pictures, run_folder
 from tf_ldiaf.results.run_folder import RunFolder
+from tf_ldiaf.training import phases
 
 
 @pytest.fixture
@@ -206,3 +207,29 @@ def test_damaged_gates_are_one_sentence(folder, content):
     folder.gates_file.write_text(content)
     with pytest.raises(FileError, match=r"gates.json must hold the gates of a run"):
         folder.read_gates()
+
+
+def test_a_run_that_is_moved_while_it_is_trained_writes_nothing_in_its_old_place(tiny, tmp_path, monkeypatch):
+    config, folder, write = (
+        tiny(edges="2-1", limit_train=64, epochs=4),
+        RunFolder(tmp_path / "run"),
+        RunFolder.write_history,
+    )
+
+    def write_and_move(self, rows):
+        write(self, rows)
+        if len(rows) == 2:
+            self.path.rename(tmp_path / "moved")
+            RunFolder(tmp_path / "run").create(Config(seed=8))  # another run takes its place
+
+    monkeypatch.setattr(RunFolder, "write_history", write_and_move)
+    images = data.load_training(config, config.seed)
+    with folder.locked():
+        folder.create(config)
+        with pytest.raises(
+            FileError, match=r"must stay where it is while a process trains.*which was moved or removed"
+        ):
+            phases.train(config, images, folder)
+    assert folder.read_config().seed == 8
+    assert [file.name for file in folder.path.iterdir()] == ["config.json"]
+    assert len(RunFolder(tmp_path / "moved").read_history()) == 2

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_ldiaf import data
+from tf_ldiaf import LDIAF, data
 from tf_ldiaf.errors import DataError, FileError
 from tf_ldiaf.results import evaluation, pictures, report, sampling, saved_model
 from tf_ldiaf.results.run_folder import RunFolder
@@ -222,6 +222,38 @@ def test_a_model_is_not_exported_into_the_folder_of_a_run_s(model, exported):
     assert (exported / "README.md").read_text() == card
 
 
+def test_a_model_is_not_exported_over_one_of_another_kind(model, place, monkeypatch):
+    other = tf.Module()
+    other.answer = tf.function(lambda: tf.constant(1.0), input_signature=[])
+    tf.saved_model.save(other, str(place / "other"))
+    with pytest.raises(FileError, match=r"`filepath` must be a new folder.*which holds another SavedModel"):
+        model.export(place / "other")
+    monkeypatch.setenv("HOME", str(place))
+    for _ in range(2):
+        model.export("~/model")
+    assert sampling.load(place / "model", "sample")
+
+
+def test_worths_of_an_earlier_evaluation_are_kept_for_the_same_weights(run, tmp_path):
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    worth, metrics = [{"parent": 2, "child": 1, "nats": 0.5, "stderr": 0.1}], run.read_metrics()
+    folder.metrics_file.write_text(json.dumps(metrics | {"test_edge_worth": worth}))
+    assert evaluation.with_worth(metrics, folder) == metrics | {"test_edge_worth": worth}
+    others = metrics | {"best_checksum": 1}
+    assert evaluation.with_worth(others, folder) == others
+    folder.metrics_file.write_text("{")
+    assert evaluation.with_worth(metrics, folder) == metrics
+
+
+def test_an_export_into_a_link_replaces_what_it_leads_to(run, place):
+    saved_model.export(run, place / "kept")
+    (place / "kept" / "curves.png").unlink()
+    (place / "link").symlink_to(place / "kept")
+    saved_model.export(run, place / "link", overwrite=True)
+    assert (place / "link").is_symlink()
+    assert (place / "kept" / "curves.png").exists()
+
+
 def test_edges_are_measured_with_the_training_images_of_the_run(run, tmp_path):
     folder = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
     info = folder.read_info()
@@ -274,6 +306,15 @@ def test_reconstructions_stand_below_their_originals(exported, model, tmp_path):
     rows = [x[:3], probs[:3], [x[3], 0 * x[0], 0 * x[0]], [probs[3], 0 * x[0], 0 * x[0]]]
     picture = np.asarray(Image.open(tmp_path / "out.png"))
     assert np.array_equal(picture, pictures.grid(np.concatenate(rows), columns=3))
+
+
+def test_rows_of_pixels_are_no_picture(place):
+    rows = LDIAF(2, 2, 0, edges=[], encoder_units=[4], decoder_units=[4])
+    rows.build((None, 16))
+    rows.export(place / "rows")
+    with pytest.raises(FileError, match=r"must draw images \(H, W\) or \(H, W, C\)\. Received: .* of \(16,\)"):
+        sampling.write_images(str(place / "rows"), str(place / "a.png"), num=2, seed=0)
+    assert [file.name for file in place.iterdir()] == ["rows"]
 
 
 def test_images_that_do_not_fit_the_model(exported, tmp_path):

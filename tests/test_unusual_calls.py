@@ -229,6 +229,58 @@ def test_a_copy_with_other_edges_has_own_layers_of_a_notebook():
     np.testing.assert_array_equal(other.encode(X), model.encode(X))
 
 
+# Copies and parts
+
+
+def test_the_kl_weight_of_a_model_that_was_loaded_does_not_fall_silently(tmp_path):
+    model = small([])
+    model.compile("adam", jit_compile=False, kl_warmup_epochs=0)
+    model.fit(X, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    again.compile("sgd", jit_compile=False, kl_warmup_epochs=10)
+    with pytest.warns(UserWarning, match=r"the weight of the KL term falls from 1\.00 to 0\.27"):
+        again.fit(X, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("more", "less"),
+    [
+        ({"root_components": 3}, {}),
+        ({"encoder_units": [8, 8]}, {"encoder_units": [8]}),
+        ({"num_flow_steps": 2}, {"num_flow_steps": 0}),
+    ],
+)
+def test_weights_of_a_model_with_more_parts_are_not_loaded(tmp_path, more, less):
+    models = [
+        LDIAF(2, 2, edges=[(2, 1)], **{"num_flow_steps": 0, "decoder_units": [8]} | kind) for kind in (more, less)
+    ]
+    for model, name in zip(models, ("more", "less"), strict=True):
+        model.build((None, 4, 4))
+        model.save_weights(tmp_path / f"{name}.weights.h5")
+    for model, name in zip(models, ("less", "more"), strict=True):
+        with pytest.raises(ValueError, match="could not be loaded"):
+            model.load_weights(tmp_path / f"{name}.weights.h5")
+    with pytest.raises(ValueError, match=r"a model with the same parts, \d+ arrays in all"):
+        models[1].load_weights(tmp_path / "more.weights.h5")
+    models[1].load_weights(tmp_path / "less.weights.h5")
+
+
+def test_a_model_of_observed_nodes_draws_no_pictures():
+    model = structure.ObservedNodes(3, 2, 0, edges=[(2, 1)])
+    model.build((None, 3, 2))
+    for call in (model.sample, model.encode, model.predict, model.export):
+        with pytest.raises(ValueError, match=r"`model\.prior\(\)\.sample` draws them"):
+            call(3)
+    assert model.prior().sample(3).shape == (3, 3, 2)
+
+
+def test_a_history_of_another_elimination_is_one_sentence(built):
+    history = [structure.Measured(3, 2, 0.1, 0.01, 3)]
+    with pytest.raises(ValueError, match=r"history must be .* Received: edge 3-2 where 2-1 was measured"):
+        structure.remove_edges(built, X, history=history, num_steps=1, num_samples=1, jit_compile=False)
+
+
 # Latents, seeds and counts
 
 
@@ -247,7 +299,9 @@ def test_latents_of_another_shape_are_one_sentence(built, shape):
             call(z)
 
 
-@pytest.mark.parametrize("seed", [None, 2**31, -(2**31) - 1, 1.5, "1"])
+@pytest.mark.parametrize(
+    "seed", [None, 2**31, -(2**31) - 1, 1.5, "1", tf.constant(2**32 + 1, tf.int64), tf.constant(1.9)]
+)
 def test_a_seed_that_is_none_is_one_sentence(built, seed):
     for call in (
         lambda: built.sample(2, seed=seed),

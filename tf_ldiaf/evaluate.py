@@ -52,6 +52,7 @@ def main() -> None:
         if warning := report.too_few_samples(metrics):
             print(warning)
         if is_kept and distribution.is_chief(strategy):
+            metrics = evaluation.with_worth(metrics, folder)
             write_atomically(folder.metrics_file, json.dumps(metrics, indent=2, allow_nan=False))
         where = f"; numbers in {folder.metrics_file}" if is_kept else ""
         print(f"{time.monotonic() - started:.0f} seconds{where}")

@@ -29,7 +29,7 @@ def main() -> None:
         raise ConfigError(f"--saved_model must be a folder with a SavedModel. Received: {FLAGS.saved_model}.")
     if not (FLAGS.out or FLAGS.graph):
         raise ConfigError("--out or --graph must be given. Received: neither.")
-    if FLAGS.out and FLAGS.out == FLAGS.graph:
+    if FLAGS.out and FLAGS.graph and as_path(FLAGS.out, "out").resolve() == as_path(FLAGS.graph, "graph").resolve():
         raise ConfigError(f"--out and --graph must be different files. Received: {FLAGS.out} for both.")
     cli.check_output(FLAGS, "out", (".png",))
     cli.check_output(FLAGS, "graph", (".png", ".dot", ".json"))

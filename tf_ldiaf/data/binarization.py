@@ -93,11 +93,14 @@ def impossible_pixel(pixels: Pixels, found: str) -> DataError:
     return DataError(f"`x` must have pixels that are {_WANTED[pixels]}. Received: {found}.")
 
 
-def faint() -> DataError:
-    """What is said of pixels that are taken for grey, and are only 0 and 1 of 255."""
+def faint(pixels: Pixels) -> DataError:
+    """What is said of pixels that are taken for grey or for 256 values, and are only 0 and 1 of 255."""
+    wanted, way_out = "uint8 in 0-255 or float in 0-1", "they must be float"
+    if pixels == "grey":
+        wanted, way_out = "grey for `binarization=dynamic`", f"{way_out}, or `binarization` be none"
     return DataError(
-        "`x` must be grey for `binarization=dynamic`, where 255 is white in uint8. Received: uint8 without any above "
-        "1; if 1 is white, they must be float, or `binarization` be none."
+        f"`x` must be {wanted}, where 255 is white in uint8. Received: uint8 without any above 1; if 1 is white, "
+        f"{way_out}."
     )
 
 

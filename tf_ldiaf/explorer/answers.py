@@ -29,12 +29,13 @@ class Explorer:
 
     Args:
         saved_model: a folder that `tf_ldiaf.export` or `LDIAF.export` wrote.
-        images: to pick from: whole numbers [n, H, W], or the path of what `data.read_images` takes; None: draws of
-            the model.
+        images: to pick from, of which the first are taken: whole numbers [n, H, W], or the path of what
+            `data.read_images` takes; None: draws of the model.
         value_range: values of black and white, in `images` and in uploaded .npz files; None: they say it.
 
     Raises:
         FileError: a folder without such a SavedModel, or images of another size.
+        RequestError: images that are no whole numbers.
 
     Example:
 
@@ -51,7 +52,7 @@ class Explorer:
     def __init__(
         self,
         saved_model: str | os.PathLike,
-        images: np.ndarray | str | None = None,
+        images: np.ndarray | str | os.PathLike | None = None,
         value_range: tuple[float, float] | None = None,
     ):
         self.path = paths.as_path(saved_model, "saved_model")
@@ -66,16 +67,20 @@ class Explorer:
                 "`saved_model` must draw images (H, W) or (H, W, 3), which is what the page can show. "
                 f"Received: {saved_model}, of {self.image_shape}."
             )
-        if isinstance(images, str):
-            images = data.read_images(images, "images", self.num_values == 2, value_range, self.image_shape)
-        if images is not None and images.shape[1:] != self.image_shape:
-            raise FileError(f"`images` must be images of {self.image_shape}. Received: {images.shape[1:]}.")
+        if isinstance(images, str | os.PathLike):
+            path = os.fspath(images)
+            images = data.read_images(path, "images", self.num_values == 2, value_range, self.image_shape)
+        if images is not None:
+            images = np.asarray(images)[:_NUM_EXAMPLES]
+            if images.shape[1:] != self.image_shape:
+                raise FileError(f"`images` must be images of {self.image_shape}. Received: {images.shape[1:]}.")
+            images = asked.images("images", images, (None, *self.image_shape), self.num_values)
         self.graph = self._graph()
         seen = self._ask("sample")(num=tf.constant(_NUM_SEEN), seed=tf.constant(0))["images"].numpy()
         seen = np.round(seen * self._white).astype("uint8")
         codes = self._codes(seen)
         self.directions = [directions(codes[:, n]) for n in range(self.num_nodes)]
-        self.examples = seen[:_NUM_EXAMPLES] if images is None else images[:_NUM_EXAMPLES]
+        self.examples = seen[:_NUM_EXAMPLES] if images is None else images
 
     def describe(self) -> Answer:
         """What the page shows before anything is asked: the model's sizes, graph, directions and examples."""

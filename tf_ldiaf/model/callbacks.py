@@ -19,8 +19,10 @@ class EpochSchedules(keras.callbacks.Callback):
         is_shut = epoch < epochs_without_edges(objective.structure_epochs)
         weight = kl_weight(epoch, objective.kl_warmup_epochs)
         changes = []
-        if done and weight < model.kl_weight_of_schedule:
-            changes.append(f"the weight of the KL term falls from {model.kl_weight_of_schedule:.2f} to {weight:.2f}")
+        # A model that was loaded knows its last weight only, which is above 1 if a callback wanted it so.
+        before = model.kl_weight_of_schedule or min(1.0, float(model.kl_weight.numpy()))
+        if done and weight < before:
+            changes.append(f"the weight of the KL term falls from {before:.2f} to {weight:.2f}")
         if done and model.gates.fixed is None and is_shut and model.gates.open.numpy().any():
             changes.append("gates that were open are shut")
         if changes:
@@ -70,3 +72,29 @@ class Watch(keras.callbacks.Callback):
     def _is_alone(self):
         model: typing.Any = self.model
         return model.distribute_strategy.num_replicas_in_sync == 1  # else all would have to meet
+
+
+def with_averaging(
+    callbacks: list[keras.callbacks.Callback], averages: bool
+) -> tuple[list[keras.callbacks.Callback], keras.callbacks.SwapEMAWeights | None]:
+    """The callbacks of a `fit` and the `Watch`; and what averages weights, if the optimizer does so and no callback.
+
+    What is validated are averaged weights. So these are kept by whatever keeps the best weights.
+
+    Args:
+        averages: whether the optimizer does.
+    """
+    if not averages or any(isinstance(each, keras.callbacks.SwapEMAWeights) for each in callbacks):
+        return [*callbacks, Watch()], None
+    averaging = keras.callbacks.SwapEMAWeights()
+    best = [each for each in callbacks if _keeps_best(each)]
+    others = [each for each in callbacks if not _keeps_best(each)]
+    best = [AtEpochEnd(averaging.on_test_begin), *best, AtEpochEnd(averaging.on_test_end)] if best else []
+    # Averaging comes last, so that in `on_test_end` the other callbacks still see the averaged weights.
+    # Those that keep the best come first: weights that are swapped twice are rounded, and a backup must have these.
+    return [*best, *others, Watch(), averaging], averaging
+
+
+def _keeps_best(callback):
+    """Whether a callback of Keras keeps the weights of the epoch whose validation was best."""
+    return isinstance(callback, keras.callbacks.EarlyStopping) or getattr(callback, "save_best_only", False)

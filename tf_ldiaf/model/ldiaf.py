@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 import typing
 from collections.abc import Sequence
 
@@ -21,14 +20,16 @@ from tf_ldiaf.layers.latent_distributions import LatentPosterior, LatentPrior, c
 from tf_ldiaf.layers.latent_graph import LatentGraph
 from tf_ldiaf.layers.likelihoods import make_likelihood
 from tf_ldiaf.layers.own_networks import input_shape_of, is_reshaped, last_activation, shape_given_by
-from tf_ldiaf.model.fitted import is_one_image
+from tf_ldiaf.model.given import is_one_image
 from tf_ldiaf.model.questions import Questions
 from tf_ldiaf.model.served import ServedModel
+from tf_ldiaf.paths import as_path
 from tf_ldiaf.probability.bounds import Terms
 from tf_ldiaf.probability.likelihoods import grid_and_channels
 from tf_ldiaf.probability.noise import stateless_seed
 
 _EXPORTED = {"assets", "fingerprint.pb", "saved_model.pb", "variables"}
+_ONLY_OURS = b"num_importance_samples"  # an argument of what a `ServedModel` answers
 _BOUNDED = ("sigmoid", "hard_sigmoid", "softmax", "tanh", "relu")  # activations
 
 
@@ -254,24 +255,28 @@ class LDIAF(Questions):
         """Writes a SavedModel that needs nothing but TensorFlow; what it can be asked is said by `ServedModel`.
 
         Args:
-            filepath: a new folder, or one of which this has made all.
+            filepath: a new folder, or one of which this has made all, which is replaced.
             format: "tf_saved_model", the only one.
 
         Raises:
-            FileError: the folder holds other files, such as a run's model card, which would speak of another model.
+            FileError: the folder holds other files, such as a run's model card, which would speak of another model; or
+                a SavedModel of another kind.
         """
         if format != "tf_saved_model":
             raise ValueError(f"format must be tf_saved_model. Received: {format}.")
         self._check_built("export")
-        folder = pathlib.Path(filepath)
+        folder = as_path(filepath, "filepath")
         others = [file.name for file in folder.iterdir() if file.name not in _EXPORTED] if folder.is_dir() else []
         if others:
             raise FileError(
                 f"`filepath` must be a folder with nothing but a SavedModel. Received: {folder}, which holds "
                 f"{', '.join(sorted(others)[:3])} too."
             )
+        saved = folder / "saved_model.pb"
+        if saved.exists() and _ONLY_OURS not in saved.read_bytes():
+            raise FileError(f"`filepath` must be a new folder. Received: {folder}, which holds another SavedModel.")
         served = ServedModel(self)
-        tf.saved_model.save(served, os.fspath(filepath), signatures=served.concrete)
+        tf.saved_model.save(served, os.fspath(folder), signatures=served.concrete)
 
     @property
     def loops_can_be_compiled(self) -> bool:

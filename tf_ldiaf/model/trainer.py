@@ -9,7 +9,8 @@ from tf_ldiaf.config import TrainingSettings
 from tf_ldiaf.data import binarization
 from tf_ldiaf.execution.private import without_decay, without_gradient_sum
 from tf_ldiaf.fields import checked
-from tf_ldiaf.model.fitted import Fitted, images_of
+from tf_ldiaf.model.fitted import Fitted
+from tf_ldiaf.model.given import images_of
 from tf_ldiaf.model.metrics import ActiveUnits, NonFiniteSteps, TermMeans, Total
 from tf_ldiaf.probability.bounds import Terms
 

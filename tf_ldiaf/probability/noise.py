@@ -84,6 +84,10 @@ def seed_number(seed: typing.Any) -> typing.Any:
         ValueError: it is none of 32 bits.
     """
     if tf.is_tensor(seed):
+        if isinstance(seed, tf.Tensor) and hasattr(seed, "numpy"):
+            return seed_number(seed.numpy()[()])
+        if not seed.dtype.is_integer:
+            raise ValueError(f"seed must be a whole number of 32 bits. Received: a tensor of {seed.dtype.name}.")
         return tf.cast(seed, tf.int32)
     if not isinstance(seed, int | np.integer) or not -(2**31) <= seed < 2**31:
         raise ValueError(f"seed must be a whole number of 32 bits. Received: {seed}.")

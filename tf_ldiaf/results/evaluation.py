@@ -129,6 +129,18 @@ def evaluate(
     }
 
 
+def with_worth(metrics: dict, folder: RunFolder) -> dict:
+    """The metrics, with what the edges are worth from an earlier evaluation of the same weights, if it is not there."""
+    if not folder.metrics_file.is_file() or "test_edge_worth" in metrics:
+        return metrics
+    try:
+        earlier = folder.read_metrics()
+        is_same = earlier["best_checksum"] == metrics["best_checksum"]
+        return metrics | {"test_edge_worth": earlier["test_edge_worth"]} if is_same else metrics
+    except (FileError, KeyError, TypeError):  # damaged, or without worths
+        return metrics
+
+
 def _training_images(folder, config, images):
     """Those to measure edges with; what stands in the way is said before anything slow is done."""
     if config.stream:

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 import matplotlib.figure
+import matplotlib.style
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from tf_ldiaf.paths import MARK
 
 DEAD = 0.01  # nats: a node whose KL term is less says nothing of the image
 _SMALLEST_TILE = 56  # pixels on the screen: small images are enlarged to at least this
+# What a user has set for figures does not count here, such as LaTeX for all text; and "$" is one in a run's name.
+_OUR_STYLE = matplotlib.style.context(["default", {"text.parse_math": False}])
 
 
 def grid(images: npt.ArrayLike, columns: int | None = None, ink: bool = True) -> np.ndarray:
@@ -165,6 +168,7 @@ def weight_text(edge: dict) -> str:
     return f"{edge['weight']:.2f}" + (f" +- {edge['stderr']:.2f} nats" if "stderr" in edge else "")
 
 
+@_OUR_STYLE
 def draw_graph(graph: nx.DiGraph) -> np.ndarray:
     """The latent graph as a picture: root on top, the weight beside each edge.
 
@@ -213,6 +217,7 @@ def draw_graph(graph: nx.DiGraph) -> np.ndarray:
     return _as_pixels(figure)
 
 
+@_OUR_STYLE
 def draw_curves(rows: list[dict]) -> np.ndarray:
     """ELBO of training and validation images by epoch, one phase after the other.
 
@@ -235,6 +240,7 @@ def draw_curves(rows: list[dict]) -> np.ndarray:
     return _as_pixels(figure)
 
 
+@_OUR_STYLE
 def draw_histories(histories: dict[str, list[dict]]) -> np.ndarray:
     """The validation ELBO by epoch of several runs; a dotted line where a run's gates are fixed.
 
@@ -249,7 +255,8 @@ def draw_histories(histories: dict[str, list[dict]]) -> np.ndarray:
     shown = []
     for name, rows in histories.items():
         values = [row["val_elbo"] for row in rows]
-        (line,) = axes.plot(range(1, len(rows) + 1), values, label=name, linewidth=1.2)
+        label = f" {name}" if name.startswith("_") else name  # which matplotlib leaves out
+        (line,) = axes.plot(range(1, len(rows) + 1), values, label=label, linewidth=1.2)
         structure = sum(row["phase"] == "structure" for row in rows)
         if structure:
             axes.axvline(structure + 0.5, color=line.get_color(), linestyle=":", linewidth=1)

@@ -69,6 +69,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.json"
         self.lock_file = self.path / ".tf_ldiaf.lock"
         self._made: list[pathlib.Path] = []  # folders that were made for the run
+        self._lock: typing.Any = None  # the file of `locked`
 
     @classmethod
     def of_its_own(cls, config: Config) -> "RunFolder":
@@ -159,15 +160,31 @@ class RunFolder:
                 if error.errno not in _NO_LOCKS:
                     raise self._unwritable(error) from None
                 print(f"Warning: nothing keeps a second process from training in {self.path}: {error.strerror}.")
+            self._lock = lock
             try:
                 yield
             finally:
+                self._lock = None
                 with contextlib.suppress(OSError):
                     if not self._contents():
                         for file in self._remains():
                             file.unlink(missing_ok=True)
                         for folder in made:
                             folder.rmdir()
+
+    def check_in_place(self) -> None:
+        """Says if the folder that is `locked` was moved or removed: another run may have taken its place.
+
+        Raises:
+            FileError: so it was.
+        """
+        try:
+            is_there = self._lock is None or os.path.samestat(os.fstat(self._lock.fileno()), self.lock_file.stat())
+        except OSError:
+            is_there = False
+        if not is_there:
+            what = f"Received: {self.path}, which was moved or removed."
+            raise FileError(f"`run_dir` must stay where it is while a process trains in it. {what}")
 
     def create(self, config: Config, checksums: Mapping[str, int] | None = None) -> None:
         """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
@@ -235,11 +252,9 @@ class RunFolder:
     @property
     def can_be_written(self) -> bool:
         """Whether files can be made in the folder."""
-        try:
-            with tempfile.TemporaryFile(dir=self.path):
-                return True
-        except OSError:
-            return False
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=self.path):
+            return True
+        return False
 
     def _contents(self):
         """All but the `_remains`; config.json, by which a run is known, last."""

@@ -48,8 +48,10 @@ def write_images(
         raise FileError(f"`out` must have another name than `reconstruct`. Received: {out} for {reconstruct}.")
     model = load(saved_model, "sample", "reconstruct")
     signatures, is_binary = model.signatures, num_values(model) == 2
+    sizes = tuple(signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:])
+    if len(sizes) not in (2, 3):
+        raise FileError(f"`saved_model` must draw images (H, W) or (H, W, C). Received: {saved_model}, of {sizes}.")
     if reconstruct:
-        sizes = tuple(signatures["reconstruct"].structured_input_signature[1]["images"].shape[1:])
         x = data.read_images(reconstruct, "reconstruct", is_binary, value_range, sizes)[:num]
         if x.shape[1:] != sizes:
             raise FileError(f"`reconstruct` must hold images of {sizes}. Received: {x.shape[1:]}.")

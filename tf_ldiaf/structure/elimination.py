@@ -74,6 +74,11 @@ def remove_edges(
                     raise NonFiniteError(f"edges must have finite worths. Received: {measured}.")
                 done.append(measured)
                 on_measured(done)
+            elif measured[:2] != tuple(edge):
+                raise ValueError(
+                    "history must be the whole `history` of an elimination from the same edges. Received: edge "
+                    f"{measured.parent}-{measured.child} where {edge[0]}-{edge[1]} was measured."
+                )
             last[edge] = measured
         least = min(trainings.edges, key=lambda edge: last[edge].nats, default=None)
         if least is None or last[least].nats > max(edge_cost, _ERRORS * last[least].stderr):

@@ -38,6 +38,15 @@ class ObservedNodes(LDIAF):
     def check_images(self, x, pixels=None) -> None:
         pass
 
+    def _no_pictures(self, *args, **kwargs):
+        raise ValueError(
+            "model must have pictures and codes. Received: ObservedNodes, whose nodes are seen; `model.prior().sample` "
+            "draws them."
+        )
+
+    # All that speaks of pictures or codes would come from networks that never learn.
+    sample = encode = reconstruct = decode = resample = predict = export = _no_pictures
+
     @staticmethod
     def _num_bad_pixels(x, pixels):
         return tf.constant(0.0)

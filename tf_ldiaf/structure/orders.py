@@ -79,6 +79,7 @@ def search(
         raise ValueError(f"model must have no edges, in the training either. Received: {model.edges}.")
     if isinstance(x, data.Records):
         raise ValueError("x must be an array of images. Received: images that are streamed.")
+    checked(TrainingSettings, seed=seed)
     x, held_out = apart(x, held_out, seed)
     drawn = [_draws(model, images, [seed, i]) for i, images in enumerate((x, held_out))]
     order = best_order(*drawn, seed=seed, **fit)

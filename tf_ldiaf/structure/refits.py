@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_ldiaf import data
 from tf_ldiaf.config import TrainingSettings
 from tf_ldiaf.fields import checked
-from tf_ldiaf.model.fitted import images_of
+from tf_ldiaf.model.given import images_of
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.structure.graphs import check_built, with_edges
 
