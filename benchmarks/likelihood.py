@@ -18,7 +18,8 @@ import sys
 
 import numpy as np
 
-from tf_ldiaf.results.run_folder import RunFolder, write_atomically
+from tf_ldiaf.results.files import write_atomically
+from tf_ldiaf.results.run_folder import RunFolder
 
 REPO = pathlib.Path(__file__).parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "likelihood.json"

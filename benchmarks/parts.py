@@ -1,12 +1,12 @@
 """python -m benchmarks.parts [--dataset=mnist] [--data_dir=FOLDER] [--seeds=0-2]: nodes that draw parts of digits.
 
 For each seed three models are trained alike, without edges: one with the ordinary decoder, one with an additive
-decoder, and one with an additive decoder whose nodes pay for their pixels, but for the last epochs. This says how many
-nats additive decoders cost. In the third model `structure.search` finds the order and the edges. Then seeds are
+decoder, and one with an additive decoder whose nodes pay for their pixels, except in the last epochs. This says how
+many nats additive decoders cost. In the third model `structure.search` finds the order and the edges. Then seeds are
 compared: do their nodes tell the same, and are their edges the same? All seeds have the same images.
 
-A seed that is in the results is skipped. Models are kept in --models, for the comparison and for --picture=FILE, which
-draws what the nodes of the third models draw.
+A seed that is in the results is skipped. Models are kept in --models. They are needed for the comparison, and for
+--picture=FILE, which draws what the nodes of the third models draw.
 """
 
 import argparse
@@ -18,25 +18,27 @@ import time
 import keras
 import matplotlib.figure
 import numpy as np
+from sklearn.metrics import r2_score
+from sklearn.neighbors import KNeighborsRegressor
 
 from benchmarks import price
-from benchmarks.structure import explained
 from tf_ldiaf import LDIAF, Config, data, structure
-from tf_ldiaf.results.run_folder import write_atomically
+from tf_ldiaf.results.files import write_atomically
 from tf_ldiaf.structure.refits import mean_and_stderr
 from tf_ldiaf.training.optimizers import make_optimizer
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "parts.json"
 _EPOCHS = {"mnist": (15, 5), "digits": (60, 20)}  # with the cost of pixels, if there is one; and after that, without
 _PIXEL_COST = 0.03
-_HELD_OUT, _PARTS = 4000, 8
+_HELD_OUT, _AT_ONCE = 4000, 500
 _KINDS = {"dense": ("dense", 0.0), "additive": ("additive", 0.0), "pixels cost": ("additive", _PIXEL_COST)}
+_NEIGHBOURS = 20
 _SHOWN = 6  # digits of a picture
 
 
 def settings(dataset: str, data_dir: str | None, decoder: str = "dense") -> Config:
-    chosen = price.SETTINGS[dataset] | {"epochs": sum(_EPOCHS[dataset])}
-    return Config(method="ldiaf", edges="none", dataset=dataset, data_dir=data_dir, decoder=decoder, **chosen)
+    others = price.SETTINGS[dataset]
+    return Config(method="ldiaf", edges="none", dataset=dataset, data_dir=data_dir, decoder=decoder, **others)
 
 
 def images(dataset: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -64,10 +66,9 @@ def measure(dataset: str, data_dir: str | None, seed: int, models: pathlib.Path)
     x, held_out = images(dataset, data_dir)
     for kind, (decoder, pixel_cost) in _KINDS.items():
         model = trained(settings(dataset, data_dir, decoder), x, seed, pixel_cost)
-        parts = np.array_split(held_out, _PARTS)
-        elbo[kind] = np.concatenate(
-            [model.bounds(part, num_importance_samples=10, seed=seed)["elbo"] for part in parts]
-        )
+        starts = range(0, len(held_out), _AT_ONCE)
+        parts = [model.bounds(held_out[i : i + _AT_ONCE], 10, seed, first_image=i)["elbo"] for i in starts]
+        elbo[kind] = np.concatenate(parts)
     model.save(model_file(models, dataset, seed))
     found, worth = structure.search(model, x, held_out, seed=seed), structure.node_worth(model, held_out, seed=seed)
     old = dict(enumerate(found.nodes, start=1))
@@ -89,13 +90,27 @@ def load(models: pathlib.Path, dataset: str, seed: int | str) -> LDIAF:
     return keras.models.load_model(model_file(models, dataset, seed))  # pyright: ignore[reportReturnType]
 
 
+def told(codes, others) -> np.ndarray:
+    """Which share of the variance of a node's code can be told from a node of another model: [k, m], k from m.
+
+    By nearest neighbours, that are looked up in one half of the images for the other half.
+    """
+    half = len(codes) // 2
+
+    def share(k, m):
+        neighbours = KNeighborsRegressor(_NEIGHBOURS).fit(others[:half, m], codes[:half, k])
+        return r2_score(codes[half:, k], neighbours.predict(others[half:, m]), multioutput="variance_weighted")
+
+    return np.array([[share(k, m) for m in range(others.shape[1])] for k in range(codes.shape[1])])
+
+
 def agreement(codes, others, edges, other_edges) -> dict:
     """How much the nodes of one model tell of another's, and how many edges they share, after the best renaming.
 
     Edges are compared by F1; by chance is its mean over all renamings.
     """
     num = codes.shape[1]
-    shares = explained(others, codes)  # [of the other's node, from this one's]
+    shares = (told(others, codes) + told(codes, others).T) / 2  # [the other's node, this one's]
     renamings = list(itertools.permutations(range(num)))  # [i]: the other's node that node i + 1 stands for
     best = max(renamings, key=lambda nodes: shares[nodes, range(num)].sum())
 
@@ -106,7 +121,7 @@ def agreement(codes, others, edges, other_edges) -> dict:
 
     return {
         "renaming": [node + 1 for node in best],
-        "explained": price.rounded(shares[best, range(num)]),
+        "told": price.rounded(shares[best, range(num)]),
         "f1": price.rounded([f1(best), np.mean([f1(nodes) for nodes in renamings])]),
     }
 
@@ -121,25 +136,37 @@ def compare(of_seeds: dict, held_out: np.ndarray, models: pathlib.Path, dataset:
 
 
 def table(results: dict) -> str:
-    lines = ["| data | seed | dense | additive | pixels cost | KL of nodes | edges | lead |", "|---" * 8 + "|"]
+    heads = ["data", "seed", "dense", "additive - dense", "pixels cost - dense", "KL of nodes", "edges", "lead"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, found in results.items():
         for seed, of_seed in found["seeds"].items():
-            less = of_seed["more than dense"]
             cells = [name, seed, "{:.2f} +- {:.2f}".format(*of_seed["elbo"]["dense"])]
-            cells += ["{:+.2f} +- {:.2f}".format(*less[kind]) for kind in ("additive", "pixels cost")]
+            cells += [
+                "{:+.2f} +- {:.2f}".format(*of_seed["more than dense"][kind]) for kind in ("additive", "pixels cost")
+            ]
             cells.append(" ".join(f"{nats:.1f}" for nats in of_seed["kl"]))
             cells += [" ".join(f"{parent}-{child}" for parent, child in of_seed["edges"])]
             lines.append(f"| {' | '.join([*cells, '{:.3f} +- {:.3f}'.format(*of_seed['lead'])])} |")
-    lines += ["", "| data | seeds | explained | F1 of edges | by chance |", "|---" * 5 + "|"]
+    lines += ["", "| data | seeds | renaming | share told | F1 of edges | by chance |", "|---" * 6 + "|"]
     for name, found in results.items():
         for seeds, of_pair in found.get("agreement", {}).items():
-            shares = " ".join(f"{share:.2f}" for share in of_pair["explained"])
-            lines.append(f"| {name} | {seeds} | {shares} | {' | '.join(f'{f1:.2f}' for f1 in of_pair['f1'])} |")
+            shares = " ".join(f"{share:.2f}" for share in of_pair["told"])
+            cells = [
+                name,
+                seeds,
+                " ".join(map(str, of_pair["renaming"])),
+                shares,
+                *(f"{f1:.2f}" for f1 in of_pair["f1"]),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def picture(held_out: np.ndarray, seeds, models: pathlib.Path, dataset: str) -> matplotlib.figure.Figure:
-    """What each node adds to the logits of some digits: red for ink, blue for paper; a block for each seed."""
+    """What each node adds to the logits of some digits, less what it adds on average: red for ink, blue for paper.
+
+    There is a block for each seed. Nodes have the numbers of their own model: z1 of two seeds need not be the same.
+    """
     x = held_out[:_SHOWN]
     blocks = []
     for seed in seeds:
@@ -177,20 +204,31 @@ def main():
     args = parser.parse_args()
     first, last = map(int, args.seeds.split("-"))
     args.models.mkdir(parents=True, exist_ok=True)
-    results = json.loads(args.results.read_text()) if args.results.exists() else {}
     if not (args.table or args.picture):
-        found = results.setdefault(args.dataset, {"seeds": {}})
         for seed in map(str, range(first, last + 1)):
+            results = read(args.results)
+            found = results.setdefault(args.dataset, {"seeds": {}})
             if seed not in found["seeds"]:
                 found["seeds"][seed] = measure(args.dataset, args.data_dir, int(seed), args.models)
                 write_atomically(args.results, json.dumps(results))
-        held_out = images(args.dataset, args.data_dir)[1]
-        found["agreement"] = compare(found["seeds"], held_out, args.models, args.dataset)
+        results = read(args.results)
+        held_out, found = images(args.dataset, args.data_dir)[1], results[args.dataset]
+        there = {
+            seed: of_seed
+            for seed, of_seed in found["seeds"].items()
+            if model_file(args.models, args.dataset, seed).exists()
+        }
+        found["agreement"] = found.get("agreement", {}) | compare(there, held_out, args.models, args.dataset)
         write_atomically(args.results, json.dumps(results))
+    results = read(args.results)
     print(table(results))
     if args.picture:
         held_out = images(args.dataset, args.data_dir)[1]
         picture(held_out, list(results[args.dataset]["seeds"]), args.models, args.dataset).savefig(args.picture)
+
+
+def read(file: pathlib.Path) -> dict:
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 
 from tf_ldiaf import LDIAF, Config, data
 from tf_ldiaf.layers.gates import all_gates_open, edges_of
-from tf_ldiaf.results.run_folder import write_atomically
+from tf_ldiaf.results.files import write_atomically
 from tf_ldiaf.structure import remove_edges, with_edges
 from tf_ldiaf.structure.refits import Refits, mean_and_stderr
 from tf_ldiaf.training.optimizers import make_optimizer

@@ -23,7 +23,7 @@ from benchmarks.known_graphs import KnownGraph, patch_masks
 from tf_ldiaf import structure
 from tf_ldiaf.layers import AdditiveDecoder, MaskedDecoder
 from tf_ldiaf.layers.gates import adjacency_of, all_gates_open, edges_of
-from tf_ldiaf.results.run_folder import write_atomically
+from tf_ldiaf.results.files import write_atomically
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "structure.json"
 _NOISE = {1: 0.5, 2: 0.4}  # by node_dim

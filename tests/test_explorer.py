@@ -17,7 +17,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from tf_ldiaf import LDIAF
-from tf_ldiaf.errors import ConfigError, FileError, RequestError
+from tf_ldiaf.errors import ConfigError, FileError
 from tf_ldiaf.explorer import server, static
 from tf_ldiaf.explorer.answers import Explorer
 from tf_ldiaf.explorer.directions import directions
@@ -314,7 +314,7 @@ def test_what_cannot_be_explored_is_one_sentence(explorer, folder, tmp_path, x):
         Explorer(tmp_path)
     with pytest.raises(FileError, match=r"`images` must be images of \(8, 6\)\. Received: \(6, 8\)\."):
         Explorer(folder, x.transpose(0, 2, 1))
-    with pytest.raises(RequestError, match=r"`images` must be 0 and 1 of shape .* Received: numbers"):
+    with pytest.raises(FileError, match=r"`images` must have whole numbers from 0 to 1\. Received: others\."):
         Explorer(folder, x / 255.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

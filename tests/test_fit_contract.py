@@ -300,17 +300,18 @@ class Table:
 
 def test_weights_count_for_arrays_of_other_packages_too():
     weight = np.where(np.arange(len(X)) < 8, 1.0, 0.0)
-    model = small([])
+    others = np.where(weight[:, np.newaxis, np.newaxis] > 0, X, 1 - X)
+    model, other = make(run_eagerly=True), make(run_eagerly=True)
     model.fit(Table(X), sample_weight=weight, verbose=0)
-    other = small([])
-    other.build((None, 4, 4))
-    other.set_weights(model.get_weights())
-    expected = model.evaluate(X[:8], verbose=0)[0]
+    other.fit(others, sample_weight=weight, verbose=0)
+    assert_equal(model, other)
+    expected = model.evaluate(X, sample_weight=weight, verbose=0)[0]
+    assert abs(expected - model.evaluate(X, verbose=0)[0]) > 1e-3
     for found in (
         model.evaluate(Table(X), sample_weight=weight, verbose=0)[0],
         model.evaluate(X, None, 32, 0, weight)[0],
     ):
-        assert found == pytest.approx(expected, abs=2.0)
+        assert found == pytest.approx(expected, rel=1e-5)
     with pytest.raises(DataError, match="pixels that are 0 or 1"):
         model.fit(Table(X * 255), verbose=0)
 
@@ -331,8 +332,10 @@ def test_arrays_that_are_no_numbers_or_have_a_mask_are_one_sentence(x, words):
 def test_black_and_white_bytes_are_no_pixels_of_256_values():
     model = LDIAF(2, 2, edges=[], encoder_units=[4], decoder_units=[4], likelihood="discretized_logistic")
     model.compile(jit_compile=False, run_eagerly=True)
-    with pytest.raises(DataError, match=r"uint8 in 0-255 or float in 0-1.*if 1 is white, they must be float\."):
+    with pytest.raises(DataError, match=r"uint8 in 0-255 or float in 0-1.*if 1 means white, convert it to float\."):
         model.fit(X.astype("uint8"), verbose=0)
+    with pytest.raises(DataError, match="uint8 in 0-255 or float in 0-1"):
+        model.fit(batches(X.astype("uint8")), verbose=0)
     model.fit(X, verbose=0)
 
 

@@ -163,7 +163,7 @@ def test_a_user_s_style_of_figures_changes_nothing(graph):
     assert matplotlib.rcParams["text.parse_math"]
 
 
-def test_a_run_whose_name_begins_with_a_line_is_in_the_legend():
+def test_a_run_whose_name_begins_with_an_underscore_is_in_the_legend():
     rows = [{"phase": "final", "elbo": -3.0 + i, "val_elbo": -3.5 + i} for i in range(3)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a legend with nothing in it

@@ -1,5 +1,6 @@
 """The run folder: which folders are accepted, and that numbers come back as they were written."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,7 +10,7 @@ import pytest
 
 from tf_ldiaf import Config, data
 from tf_ldiaf.errors import FileError
-from tf_ldiaf.results import pictures, run_folder
+from tf_ldiaf.results import checkpoints, files, pictures
 from tf_ldiaf.results.run_folder import RunFolder
 from tf_ldiaf.training import phases
 
@@ -171,7 +172,7 @@ def test_gates_come_back(folder):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "file.json"
-    run_folder.write_atomically(file, "old")
+    files.write_atomically(file, "old")
 
     def interrupted(self, content):
         with open(self, "wb") as stream:
@@ -180,10 +181,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", interrupted)
     with pytest.raises(FileError, match="disk full"):
-        run_folder.write_atomically(file, "new")
+        files.write_atomically(file, "new")
     assert file.read_text() == "old"
     monkeypatch.undo()
-    run_folder.write_atomically(file, "new")
+    files.write_atomically(file, "new")
     assert file.read_text() == "new"
     assert os.listdir(tmp_path) == ["file.json"]
 
@@ -210,26 +211,61 @@ def test_damaged_gates_are_one_sentence(folder, content):
 
 
 def test_a_run_that_is_moved_while_it_is_trained_writes_nothing_in_its_old_place(tiny, tmp_path, monkeypatch):
-    config, folder, write = (
-        tiny(edges="2-1", limit_train=64, epochs=4),
-        RunFolder(tmp_path / "run"),
-        RunFolder.write_history,
-    )
-
-    def write_and_move(self, rows):
-        write(self, rows)
-        if len(rows) == 2:
-            self.path.rename(tmp_path / "moved")
-            RunFolder(tmp_path / "run").create(Config(seed=8))  # another run takes its place
-
-    monkeypatch.setattr(RunFolder, "write_history", write_and_move)
+    config, write, moved = tiny(edges="2-1", limit_train=64, epochs=4), RunFolder.write_history, tmp_path / "moved"
+    folder, other = (RunFolder(tmp_path / "run") for _ in range(2))
     images = data.load_training(config, config.seed)
-    with folder.locked():
+    with contextlib.ExitStack() as held, folder.locked():
         folder.create(config)
-        with pytest.raises(
-            FileError, match=r"must stay where it is while a process trains.*which was moved or removed"
-        ):
+
+        def write_and_move(self, rows):
+            write(self, rows)
+            if len(rows) == 2:
+                self.path.rename(moved)
+                held.enter_context(other.locked())  # another run takes its place
+                other.create(Config(seed=8))
+
+        monkeypatch.setattr(RunFolder, "write_history", write_and_move)
+        with pytest.raises(FileError, match=r"must stay where it is.* trains in it.*which was moved or removed"):
             phases.train(config, images, folder)
-    assert folder.read_config().seed == 8
-    assert [file.name for file in folder.path.iterdir()] == ["config.json"]
-    assert len(RunFolder(tmp_path / "moved").read_history()) == 2
+        assert folder.read_config().seed == 8
+        assert {file.name for file in folder.path.iterdir()} == {"config.json", other.lock_file.name}
+    assert len(RunFolder(moved).read_history()) == 2
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: folder.write_history([]),
+        lambda folder: folder.write_gates([]),
+        lambda folder: checkpoints.write(None, None, folder),
+        lambda folder: checkpoints.write_best(None, folder),
+    ],
+)
+def test_nothing_is_written_into_the_folder_of_another_process(tmp_path, write):
+    ours, theirs = (RunFolder(tmp_path / "run") for _ in range(2))
+    with ours.locked():
+        ours.path.rename(tmp_path / "moved")
+        with pytest.raises(FileError, match="moved or removed"):
+            write(ours)
+        with theirs.locked():
+            with pytest.raises(FileError, match="moved or removed"):
+                write(ours)
+            theirs.write_history([])
+    assert (tmp_path / "moved").exists()
+
+
+def test_a_process_whose_folder_was_moved_leaves_the_next_one_its_lock(tmp_path):
+    ours, theirs = (RunFolder(tmp_path / "run") for _ in range(2))
+    with contextlib.ExitStack() as held:
+        with ours.locked():
+            ours.path.rename(tmp_path / "moved")
+            held.enter_context(theirs.locked())
+        theirs.check_in_place()
+        with pytest.raises(FileError, match="no other process trains"), RunFolder(tmp_path / "run").locked():
+            pass
+
+
+def test_a_lock_that_was_cleaned_up_ends_no_training(folder):
+    with folder.locked():
+        folder.lock_file.unlink()
+        folder.write_history([])

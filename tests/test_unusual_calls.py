@@ -243,6 +243,20 @@ def test_the_kl_weight_of_a_model_that_was_loaded_does_not_fall_silently(tmp_pat
         again.fit(X, verbose=0)
 
 
+def test_an_epoch_that_is_begun_again_has_the_same_kl_weight(tmp_path):
+    model = small([])
+    model.compile("adam", jit_compile=False, kl_warmup_epochs=10)
+    model.fit(X, epochs=2, verbose=0)
+    model.epochs_done.assign(1)
+    model.save(tmp_path / "model.keras")
+    for weight in (None, 4.0):  # a callback may have set it
+        again = keras.models.load_model(tmp_path / "model.keras")
+        again.kl_weight.assign(weight or model.kl_weight)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*the weight of the KL term falls")
+            again.fit(X, verbose=0)
+
+
 @pytest.mark.parametrize(
     ("more", "less"),
     [
@@ -251,7 +265,7 @@ def test_the_kl_weight_of_a_model_that_was_loaded_does_not_fall_silently(tmp_pat
         ({"num_flow_steps": 2}, {"num_flow_steps": 0}),
     ],
 )
-def test_weights_of_a_model_with_more_parts_are_not_loaded(tmp_path, more, less):
+def test_weights_of_a_model_with_more_parts_are_an_error(tmp_path, more, less):
     models = [
         LDIAF(2, 2, edges=[(2, 1)], **{"num_flow_steps": 0, "decoder_units": [8]} | kind) for kind in (more, less)
     ]
@@ -334,6 +348,16 @@ def test_counts_that_are_none_are_one_sentence(built, num):
 def test_prices_and_rates_that_are_none_are_one_sentence(built, name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         structure.remove_edges(built, X, **{name: value})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_seeds_of_structure_that_are_none_are_one_sentence(built, seed):
+    model = LDIAF(2, 2, 0, edges=[], decoder=layers.AdditiveDecoder(2, 2, (4, 4), units=[4]), encoder_units=[4])
+    model.build((None, 4, 4))
+    calls = lambda: structure.node_worth(built, X, seed=seed), lambda: structure.search(model, X, seed=seed)
+    for call in calls:
+        with pytest.raises(ValueError, match=rf"`seed` must be .* Received: {seed}"):
+            call()
 
 
 def test_structure_takes_tensors_and_refuses_data_sets(built):

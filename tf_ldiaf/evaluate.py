@@ -6,7 +6,8 @@ import time
 from absl import flags
 
 from tf_ldiaf import cli
-from tf_ldiaf.results.run_folder import RunFolder, write_atomically
+from tf_ldiaf.results.files import write_atomically
+from tf_ldiaf.results.run_folder import RunFolder
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("run_dir", "", "The folder of a trained run.", FLAGS)

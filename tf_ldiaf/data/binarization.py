@@ -95,12 +95,12 @@ def impossible_pixel(pixels: Pixels, found: str) -> DataError:
 
 def faint(pixels: Pixels) -> DataError:
     """What is said of pixels that are taken for grey or for 256 values, and are only 0 and 1 of 255."""
-    wanted, way_out = "uint8 in 0-255 or float in 0-1", "they must be float"
+    wanted, other = "uint8 in 0-255 or float in 0-1", ""
     if pixels == "grey":
-        wanted, way_out = "grey for `binarization=dynamic`", f"{way_out}, or `binarization` be none"
+        wanted, other = "grey for `binarization=dynamic`", ", or set `binarization` to none"
     return DataError(
-        f"`x` must be {wanted}, where 255 is white in uint8. Received: uint8 without any above 1; if 1 is white, "
-        f"{way_out}."
+        f"`x` must be {wanted}, where 255 is white in uint8. Received: uint8 without any above 1; if 1 means white, "
+        f"convert it to float{other}."
     )
 
 

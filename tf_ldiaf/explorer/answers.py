@@ -34,8 +34,7 @@ class Explorer:
         value_range: values of black and white, in `images` and in uploaded .npz files; None: they say it.
 
     Raises:
-        FileError: a folder without such a SavedModel, or images of another size.
-        RequestError: images that are no whole numbers.
+        FileError: a folder without such a SavedModel, or images of another size or of other numbers.
 
     Example:
 
@@ -74,7 +73,8 @@ class Explorer:
             images = np.asarray(images)[:_NUM_EXAMPLES]
             if images.shape[1:] != self.image_shape:
                 raise FileError(f"`images` must be images of {self.image_shape}. Received: {images.shape[1:]}.")
-            images = asked.images("images", images, (None, *self.image_shape), self.num_values)
+            if not np.isin(images, range(self.num_values)).all():
+                raise FileError(f"`images` must have whole numbers from 0 to {self.num_values - 1}. Received: others.")
         self.graph = self._graph()
         seen = self._ask("sample")(num=tf.constant(_NUM_SEEN), seed=tf.constant(0))["images"].numpy()
         seen = np.round(seen * self._white).astype("uint8")

@@ -7,6 +7,8 @@ import keras
 
 from tf_ldiaf.model.schedules import epochs_without_edges, kl_weight, temperature
 
+_ROUNDING = 1e-6  # of a float32 number near 1, and more
+
 
 class EpochSchedules(keras.callbacks.Callback):
     """Counts epochs. At each one's start it sets the KL weight; and of gates that are learned, the temperature, and
@@ -19,9 +21,11 @@ class EpochSchedules(keras.callbacks.Callback):
         is_shut = epoch < epochs_without_edges(objective.structure_epochs)
         weight = kl_weight(epoch, objective.kl_warmup_epochs)
         changes = []
-        # A model that was loaded knows its last weight only, which is above 1 if a callback wanted it so.
-        before = model.kl_weight_of_schedule or min(1.0, float(model.kl_weight.numpy()))
-        if done and weight < before:
+        before = model.kl_weight_of_schedule
+        if not before:  # The model was loaded. If its weight is above 1, a callback has set it.
+            before = float(model.kl_weight.numpy())
+            before = before if before <= 1.0 else 0.0
+        if done and weight < before - _ROUNDING:
             changes.append(f"the weight of the KL term falls from {before:.2f} to {weight:.2f}")
         if done and model.gates.fixed is None and is_shut and model.gates.open.numpy().any():
             changes.append("gates that were open are shut")
@@ -77,12 +81,16 @@ class Watch(keras.callbacks.Callback):
 def with_averaging(
     callbacks: list[keras.callbacks.Callback], averages: bool
 ) -> tuple[list[keras.callbacks.Callback], keras.callbacks.SwapEMAWeights | None]:
-    """The callbacks of a `fit` and the `Watch`; and what averages weights, if the optimizer does so and no callback.
+    """Adds what every `fit` needs to the callbacks of a user.
 
     What is validated are averaged weights. So these are kept by whatever keeps the best weights.
 
     Args:
-        averages: whether the optimizer does.
+        callbacks: of the user.
+        averages: whether the optimizer averages weights.
+
+    Returns:
+        all callbacks, and the one of them that swaps the averaged weights in; None if it is the user's, or not needed.
     """
     if not averages or any(isinstance(each, keras.callbacks.SwapEMAWeights) for each in callbacks):
         return [*callbacks, Watch()], None

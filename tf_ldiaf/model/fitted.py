@@ -59,7 +59,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         is_plain = isinstance(x, np.ndarray) and shuffle and all(other is None for other in others)
         if isinstance(x, np.ndarray):
             self.check_training_images(x)
-            given.warn_of_one_value(x)
+            given.check_light(x, self._training_pixels)
         self._make_variables(x)
         if self.built and not self.trainable_variables:
             raise ValueError("model must have weights that are trained. Received: one whose weights are all frozen.")
@@ -166,7 +166,7 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         return super().predict_on_batch(x)  # pyright: ignore[reportReturnType]
 
     def save_own_variables(self, store) -> None:
-        """As Keras's, and how many weights there are in all: Keras does not miss those that a file has too many."""
+        """As Keras's, and how many weights there are in all: Keras does not notice that a file has more of them."""
         super().save_own_variables(store)
         store[_NUM_WEIGHTS] = np.array(len(self.weights))
 
@@ -176,14 +176,14 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
         Raises:
             ValueError: they are of a model with more or fewer weights.
         """
-        own = {key: store[key] for key in store.keys() if key != _NUM_WEIGHTS}  # noqa: SIM118, it is no dict
-        num = int(np.asarray(store[_NUM_WEIGHTS])) if len(own) < len(store.keys()) else None
-        if num not in (None, len(self.weights)):
+        own = {key: store[key] for key in store.keys()}  # noqa: SIM118, it is no dict
+        num = own.pop(_NUM_WEIGHTS, None)
+        super().load_own_variables(own)
+        if num is not None and int(np.asarray(num)) != len(self.weights):
             raise ValueError(
                 f"filepath must hold the weights of a model with the same parts, {len(self.weights)} arrays in all. "
-                f"Received: {num} arrays."
+                f"Received: {int(np.asarray(num))} arrays."
             )
-        super().load_own_variables(own)
 
     @property
     def metrics_names(self) -> list[str]:
@@ -196,7 +196,6 @@ class Fitted(WithoutSymbolicBuild, keras.Model):
     def check_training_images(self, x) -> None:
         """As `check_images`, of those that the model is fitted to."""
         self.check_images(x, self._training_pixels)
-        given.check_light(x, self._training_pixels)
 
     def check_images(self, x, pixels: binarization.Pixels | None = None) -> None:
         """Says if x is no array of images with pixels that the model can have, or of others if `pixels` says so.

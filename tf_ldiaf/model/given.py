@@ -90,24 +90,22 @@ def check_images(x: np.ndarray, pixels: binarization.Pixels) -> None:
             first = start + int(np.argmax(impossible.reshape(len(part), -1).any(axis=1)))
             found = part[impossible].flat[0]
             raise binarization.impossible_pixel(pixels, f"{found} in image {first}")
+    if pixels == "grey" and x.dtype == "uint8" and x.max() == 1:
+        raise binarization.faint(pixels)
 
 
 def check_light(x: np.ndarray, pixels: binarization.Pixels) -> None:
-    """Says if images to train on are nearly black: then 1 or another number is white to whoever made them.
+    """Says if images for `fit` are black, or nearly: probably they are scaled wrongly.
 
     Raises:
-        DataError: uint8 of 0 and 1, where 255 is white. Of float pixels below one half a warning says so.
+        DataError: they are uint8 of 0 and 1, where 255 is white. Of others a warning says so.
     """
-    if pixels != "binary" and x.dtype == "uint8" and x.max() == 1:
+    if pixels == "eight-bit" and x.dtype == "uint8" and x.max() == 1:
         raise binarization.faint(pixels)
-    if pixels == "grey" and x.dtype.kind == "f" and 0 < x.max() < 0.5:
-        warnings.warn(f"No pixel of `x` is above {x.max():.3g}, where 1 is white: is it scaled twice?", stacklevel=4)
-
-
-def warn_of_one_value(x: np.ndarray) -> None:
-    """Warns of images that are all of one colour."""
     if x.min() == x.max():
         warnings.warn(f"All pixels of `x` are {x.flat[0]}: there is nothing to learn.", stacklevel=3)
+    elif pixels == "grey" and x.dtype.kind == "f" and x.max() < 0.5:
+        warnings.warn(f"No pixel of `x` is above {x.max():.3g}, where 1 is white: is it scaled twice?", stacklevel=3)
 
 
 def check_batch_size(batch_size: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import typing
 from collections.abc import Sequence
 
@@ -23,7 +24,6 @@ from tf_ldiaf.layers.own_networks import input_shape_of, is_reshaped, last_activ
 from tf_ldiaf.model.given import is_one_image
 from tf_ldiaf.model.questions import Questions
 from tf_ldiaf.model.served import ServedModel
-from tf_ldiaf.paths import as_path
 from tf_ldiaf.probability.bounds import Terms
 from tf_ldiaf.probability.likelihoods import grid_and_channels
 from tf_ldiaf.probability.noise import stateless_seed
@@ -265,7 +265,8 @@ class LDIAF(Questions):
         if format != "tf_saved_model":
             raise ValueError(f"format must be tf_saved_model. Received: {format}.")
         self._check_built("export")
-        folder = as_path(filepath, "filepath")
+        place = os.path.expanduser(filepath)  # which leaves addresses, such as gs://bucket, as they are
+        folder = pathlib.Path(place)
         others = [file.name for file in folder.iterdir() if file.name not in _EXPORTED] if folder.is_dir() else []
         if others:
             raise FileError(
@@ -276,7 +277,7 @@ class LDIAF(Questions):
         if saved.exists() and _ONLY_OURS not in saved.read_bytes():
             raise FileError(f"`filepath` must be a new folder. Received: {folder}, which holds another SavedModel.")
         served = ServedModel(self)
-        tf.saved_model.save(served, os.fspath(folder), signatures=served.concrete)
+        tf.saved_model.save(served, place, signatures=served.concrete)
 
     @property
     def loops_can_be_compiled(self) -> bool:

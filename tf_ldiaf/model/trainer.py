@@ -170,7 +170,7 @@ class Trainer(Fitted):
         step = tf.cast(self.optimizer.iterations, tf.int32)
         gradients, values, num_bad_pixels = self._program(self._gradients, "gradients")(x, weight, step)
         self.bad_pixels.update_state(num_bad_pixels)
-        if self._training_pixels == "grey" and x.dtype == "uint8":
+        if self._training_pixels != "binary" and x.dtype == "uint8":
             self.grey_images.update_state(tf.shape(x)[0])
             self.bright_pixels.update_state(_sum(tf.cast(x > 1, tf.float32)))
         shares = tf.concat([self._share_bad(values), [num_bad_pixels]], axis=0)

@@ -15,7 +15,8 @@ import keras
 from tf_ldiaf.errors import CheckpointError, UnreadableError
 from tf_ldiaf.execution import stopping
 from tf_ldiaf.model.ldiaf import LDIAF
-from tf_ldiaf.results.run_folder import RunFolder, replacing
+from tf_ldiaf.results.files import replacing
+from tf_ldiaf.results.run_folder import RunFolder
 
 _PROGRESS = "progress.json"
 _SECONDS_WITHOUT = 60.0  # of training, after which a run has checkpoints
@@ -43,8 +44,9 @@ def write(model: LDIAF, progress: Progress, folder: RunFolder) -> None:
     """Makes model, optimizer and progress the folder's last checkpoint, and the last one the previous.
 
     Raises:
-        FileError: the folder cannot be written; its checkpoints stay as they are.
+        FileError: the folder cannot be written, or was moved; its checkpoints stay as they are.
     """
+    folder.check_in_place()
     with replacing(folder.last, keep_as=folder.previous) as scratch:
         model.save(scratch)
         with zipfile.ZipFile(scratch, "a") as archive:
@@ -53,6 +55,7 @@ def write(model: LDIAF, progress: Progress, folder: RunFolder) -> None:
 
 def write_best(model: LDIAF, folder: RunFolder) -> None:
     """Makes these weights the best; errors as of `write`."""
+    folder.check_in_place()
     with replacing(folder.best) as scratch:
         model.save(scratch)
 

@@ -130,7 +130,7 @@ def evaluate(
 
 
 def with_worth(metrics: dict, folder: RunFolder) -> dict:
-    """The metrics, with what the edges are worth from an earlier evaluation of the same weights, if it is not there."""
+    """Adds what edges were worth in an earlier evaluation, if the weights are the same and it was not measured now."""
     if not folder.metrics_file.is_file() or "test_edge_worth" in metrics:
         return metrics
     try:

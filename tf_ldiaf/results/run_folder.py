@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from tf_ldiaf import paths
 from tf_ldiaf.config import Config
 from tf_ldiaf.errors import ConfigError, FileError
+from tf_ldiaf.results.files import SCRATCH, write_atomically
 from tf_ldiaf.results.provenance import git_commit, versions
 
-_SCRATCH = "part-"
 _PICTURES = ("curves.png", "graph.png", "samples.png", "reconstructions.png", "nodes.png")
 _OF_A_RUN = ("config.json", "history.csv", "gates.json", "report.md", "metrics.json")
 # Beside TensorBoard's events, whose names begin alike: what its Projector shows.
@@ -160,13 +160,14 @@ class RunFolder:
                 if error.errno not in _NO_LOCKS:
                     raise self._unwritable(error) from None
                 print(f"Warning: nothing keeps a second process from training in {self.path}: {error.strerror}.")
-            self._lock = lock
+            else:
+                self._lock = lock
             try:
                 yield
             finally:
-                self._lock = None
+                is_ours, self._lock = self._is_in_place(), None
                 with contextlib.suppress(OSError):
-                    if not self._contents():
+                    if is_ours and not self._contents():
                         for file in self._remains():
                             file.unlink(missing_ok=True)
                         for folder in made:
@@ -178,13 +179,15 @@ class RunFolder:
         Raises:
             FileError: so it was.
         """
-        try:
-            is_there = self._lock is None or os.path.samestat(os.fstat(self._lock.fileno()), self.lock_file.stat())
-        except OSError:
-            is_there = False
-        if not is_there:
+        if not self._is_in_place():
             what = f"Received: {self.path}, which was moved or removed."
             raise FileError(f"`run_dir` must stay where it is while a process trains in it. {what}")
+
+    def _is_in_place(self):
+        try:
+            return self._lock is None or os.path.samestat(os.fstat(self._lock.fileno()), self.lock_file.stat())
+        except OSError:
+            return self.config_file.exists()  # only the lock is gone
 
     def create(self, config: Config, checksums: Mapping[str, int] | None = None) -> None:
         """Makes the folder of a new run, in place of the run it may hold. Other processes are kept out by `locked`.
@@ -264,13 +267,13 @@ class RunFolder:
     def _is_of_a_run(self, file):
         if file.name in ("checkpoints", "tensorboard"):
             within = [path for path in file.rglob("*") if not path.is_dir()]
-            return all(path.name.startswith("events.") or path.name.removeprefix(_SCRATCH) in _KEPT for path in within)
-        is_part = file.name.startswith(_SCRATCH) and file.name.removeprefix(_SCRATCH) in _PICTURES
-        return is_part or file.name.removeprefix(_SCRATCH) in _OF_A_RUN or paths.is_ours(file)
+            return all(path.name.startswith("events.") or path.name.removeprefix(SCRATCH) in _KEPT for path in within)
+        is_part = file.name.startswith(SCRATCH) and file.name.removeprefix(SCRATCH) in _PICTURES
+        return is_part or file.name.removeprefix(SCRATCH) in _OF_A_RUN or paths.is_ours(file)
 
     def _remains(self):
         """What a process that was killed before there was a run may have left."""
-        return self.lock_file, self.config_file.with_name(_SCRATCH + self.config_file.name)
+        return self.lock_file, self.config_file.with_name(SCRATCH + self.config_file.name)
 
     def _unwritable(self, error):
         return FileError(
@@ -342,6 +345,7 @@ class RunFolder:
             raise FileError(f"{self.history_file} must be the history of a run. Received: {error}.") from None
 
     def write_history(self, rows: list[dict]) -> None:
+        self.check_in_place()
         lines = []
         if rows:
             lines = [",".join(rows[0]), *(",".join(_cell(value) for value in row.values()) for row in rows)]
@@ -357,43 +361,13 @@ class RunFolder:
             adjacency: [N, N], adjacency[child][parent], once the graph is fixed.
             edges: of those that could be learned: parent, child, whether it was kept and why; what it was worth.
         """
+        self.check_in_place()
         write_atomically(self.gates_file, json.dumps({"epochs": epochs, "adjacency": adjacency, "edges": list(edges)}))
 
 
 def best_row(rows: list[dict], phase: str) -> typing.Any:
     """The row of a history with the best validation ELBO of a phase; None before its first epoch."""
     return max((row for row in rows if row["phase"] == phase), key=lambda row: row["val_elbo"], default=None)
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path, keep_as: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
-    """A scratch file that takes the place of `path` if the block ends well, and is gone if not.
-
-    What was at `path` goes to `keep_as`, if that is given.
-
-    Raises:
-        FileError: the folder cannot be written.
-    """
-    scratch = path.with_name(_SCRATCH + path.name)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        yield scratch
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        if keep_as is not None and path.exists():
-            os.replace(path, keep_as)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise FileError(f"{path.parent} must be a folder that can be written. Received: {error}.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-
-
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """The file is the old one or the new one, never half of it; errors as of `replacing`."""
-    with replacing(path) as scratch:
-        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _cell(value):

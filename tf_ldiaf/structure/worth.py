@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ldiaf import data
+from tf_ldiaf.config import TrainingSettings
+from tf_ldiaf.fields import checked
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.structure.graphs import check_built
 from tf_ldiaf.structure.refits import REFIT_STEPS, Refits, as_images, check_counts, mean_and_stderr
@@ -106,7 +108,7 @@ def node_worth(
         seed: of the draws.
 
     Raises:
-        ValueError: the model saw no images yet.
+        ValueError: the model saw no images yet, or a seed or a number that is out of range.
         DataError: pixels that the model cannot have.
     """
 
@@ -126,6 +128,7 @@ def node_worth(
 
     check_built(model)
     check_counts(num_samples=num_samples, batch_size=batch_size)
+    checked(TrainingSettings, seed=seed)
     x = as_images(x)
     model.check_images(x)
     step = tf.function(of_batch, jit_compile=model.loops_can_be_compiled, autograph=False)

@@ -24,7 +24,8 @@ from tf_ldiaf.model.trainer import Objective
 from tf_ldiaf.paths import shown
 from tf_ldiaf.results import checkpoints, evaluation, pictures, report
 from tf_ldiaf.results.checkpoints import Progress
-from tf_ldiaf.results.run_folder import RunFolder, best_row, write_atomically
+from tf_ldiaf.results.files import write_atomically
+from tf_ldiaf.results.run_folder import RunFolder, best_row
 from tf_ldiaf.structure.refits import REFIT_STEPS
 from tf_ldiaf.training.optimizers import make_optimizer
 from tf_ldiaf.training.progress import ProgressLines
@@ -224,6 +225,7 @@ class _Run:
     def write_report(self, model, progress, log):
         """The run on one page and in TensorBoard, and what came out of it for who sits before the terminal."""
         config, folder, rows = self.config, self.folder, progress.rows
+        folder.check_in_place()
         best = best_row(rows, "final")
         kl = [best[f"val_kl_node_{n + 1}"] for n in range(config.num_nodes)]
         graph = self.graph(model, progress, kl)

@@ -98,7 +98,6 @@ class Recorder(keras.callbacks.Callback):
         self.gate_probs = self.model.gates.probs().numpy().tolist()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        self.folder.check_in_place()
         if not abs(self.train_values["elbo"] + self.valid_values["elbo"]) < float("inf"):
             self._write_best()
             raise NonFiniteError(
@@ -168,12 +167,10 @@ class Recorder(keras.callbacks.Callback):
 
     def _write_best(self):
         if self.best_is_new:
-            self.folder.check_in_place()
             checkpoints.write_best(self.best_copy, self.folder)
             self.best_is_new = False
 
     def _write_checkpoints(self, **position):
-        self.folder.check_in_place()
         self.log.flush()
         self._write_best()
         checkpoints.write(self.model, self.progress._replace(**position), self.folder)

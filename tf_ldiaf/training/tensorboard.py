@@ -13,7 +13,8 @@ from tf_ldiaf.config import Config
 from tf_ldiaf.errors import FileError
 from tf_ldiaf.model.ldiaf import LDIAF
 from tf_ldiaf.results import pictures
-from tf_ldiaf.results.run_folder import CODES, THUMBNAILS, replacing
+from tf_ldiaf.results.files import replacing
+from tf_ldiaf.results.run_folder import CODES, THUMBNAILS
 
 _NUM_SAMPLES = 36
 _NUM_RECONSTRUCTIONS = 8
