@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import likelihood, oracle, peers, profile
+from benchmarks import likelihood, oracle, parts, peers, price, profile
 from tf_ldiaf import Config
 
 
@@ -143,3 +143,21 @@ def test_means_over_seeds_their_differences_and_how_far_graphs_agree():
 def test_what_overlapping_intervals_cover_counts_once():
     assert profile.covered([(-5, -4), (0, 4), (1, 2), (3, 6), (6, 7), (10, 11)]) == 9
     assert profile.covered([]) == 0
+
+
+def test_nodes_and_edges_of_two_models_are_compared_after_the_best_renaming():
+    codes = np.random.default_rng(0).standard_normal((1000, 3, 2))
+    others = codes[:, [2, 0, 1]]  # so node 1 is the other's node 2, and so on
+    found = parts.agreement(codes, others, [(2, 1), (3, 1)], [(3, 2), (3, 1)])
+    assert found["renaming"] == [2, 3, 1]
+    assert min(found["told"]) > 0.9
+    # Of two edges (3, 2) and (1, 2) one is right. Of six possible edges two have a third of two by chance.
+    assert found["f1"] == [0.5, pytest.approx(1 / 3, abs=1e-3)]
+    unused = np.concatenate([codes, np.random.default_rng(1).standard_normal((1000, 3, 8)) / 100], axis=2)
+    assert min(parts.agreement(unused, others, [], [])["told"]) > 0.9
+
+
+def test_the_worths_of_all_edges_are_a_table_and_older_results_have_none():
+    results = {"digits": {"0": {"worth": {"2-1": [0.5, 0.01], "3-1": [0.25, 0.02]}}, "1": {}}}
+    assert price.worth_table(results).splitlines()[0] == "| data | seed | 2-1 | 3-1 |"
+    assert price.worth_table(results).splitlines()[2:] == ["| digits | 0 | 0.50 +- 0.01 | 0.25 +- 0.02 |"]
