@@ -28,7 +28,7 @@ from tf_ldiaf.structure.refits import mean_and_stderr
 from tf_ldiaf.training.optimizers import make_optimizer
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "parts.json"
-_EPOCHS = {"mnist": (15, 5), "digits": (60, 20)}  # with the cost of pixels, if there is one; and after that, without
+_EPOCHS = {"mnist": (30, 10), "digits": (60, 20)}  # with the cost of pixels, if there is one; and after that, without
 _PIXEL_COST = 0.03
 _HELD_OUT, _AT_ONCE = 4000, 500
 _KINDS = {"dense": ("dense", 0.0), "additive": ("additive", 0.0), "pixels cost": ("additive", _PIXEL_COST)}

@@ -26,7 +26,7 @@ from tf_ldiaf.training.optimizers import make_optimizer
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "price.json"
 SETTINGS = {
-    "mnist": {"epochs": 10, "batch_size": 256, "optimizer": "adamw", "learning_rate": 3e-3, "weight_decay": 0.2},
+    "mnist": {"epochs": 40, "batch_size": 256, "optimizer": "adamw", "learning_rate": 3e-3, "weight_decay": 0.2},
     "digits": {"epochs": 40, "batch_size": 64, "encoder_units": (256, 128), "decoder_units": (128, 256)},
 }
 _RANDOM, _SIZES = 3, (2, 4, 6, 8)  # random graphs of each of these numbers of edges
