@@ -93,7 +93,7 @@ def load(models: pathlib.Path, dataset: str, seed: int | str) -> LDIAF:
 def told(codes, others) -> np.ndarray:
     """Which share of the variance of a node's code can be told from a node of another model: [k, m], k from m.
 
-    By nearest neighbours, that are looked up in one half of the images for the other half.
+    Nearest neighbours are looked up in one half of the images, for the other half.
     """
     half = len(codes) // 2
 

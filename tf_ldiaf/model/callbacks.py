@@ -7,7 +7,7 @@ import keras
 
 from tf_ldiaf.model.schedules import epochs_without_edges, kl_weight, temperature
 
-_ROUNDING = 1e-6  # of a float32 number near 1, and more
+_ROUNDING = 1e-6  # more than a float32 variable rounds a weight in 0-1
 
 
 class EpochSchedules(keras.callbacks.Callback):

@@ -180,8 +180,10 @@ class RunFolder:
             FileError: so it was.
         """
         if not self._is_in_place():
-            what = f"Received: {self.path}, which was moved or removed."
-            raise FileError(f"`run_dir` must stay where it is while a process trains in it. {what}")
+            raise FileError(
+                f"`run_dir` must stay where it is while a process trains in it. Received: {self.path}, which was moved "
+                "or removed."
+            )
 
     def _is_in_place(self):
         try:

@@ -30,11 +30,11 @@ def export(folder: RunFolder, out: str | os.PathLike, overwrite: bool = False) -
     if not rows or not {"phase", "elbo", "val_elbo"} <= set(rows[0]):
         raise FileError(f"`run_dir` must hold the history of its training. Received: {folder.path}, which has none.")
     graph = _graph(model, folder)
-    place_of_out = out.resolve()  # where a link leads to
-    card = report.model_card(folder, model.image_shape, place_of_out.name, graph)
+    target = out.resolve()  # where a link leads to
+    card = report.model_card(folder, model.image_shape, target.name, graph)
     try:
-        place_of_out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tf_ldiaf-", dir=place_of_out.parent) as place:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tf_ldiaf-", dir=target.parent) as place:
             scratch = pathlib.Path(place) / "new"
             model.export(scratch)
             pictures.save_graph(graph, scratch / "graph.json")
@@ -44,9 +44,9 @@ def export(folder: RunFolder, out: str | os.PathLike, overwrite: bool = False) -
             (scratch / "curves.png").write_bytes(pictures.as_png(pictures.draw_curves(rows)))
             (scratch / "README.md").write_text(card)
             with stopping.deferred():  # there is one of them at any moment
-                if place_of_out.exists():
-                    os.replace(place_of_out, pathlib.Path(place) / "old")
-                os.replace(scratch, place_of_out)
+                if target.exists():
+                    os.replace(target, pathlib.Path(place) / "old")
+                os.replace(scratch, target)
     except (OSError, tf.errors.OpError) as error:
         raise FileError(f"`out` must be a folder that can be written. Received: {out} ({error}).") from None
 
